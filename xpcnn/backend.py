@@ -1,0 +1,598 @@
+"""NumPy or CuPy: the only module that knows which.
+
+Everything else asks here: which module an array belongs to, where it is, how it gets somewhere else, who computes
+(threads, BLAS) and which scratch memory may be reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from .errors import ArgumentError, DeviceError
+
+__all__ = [
+    "Array",
+    "Device",
+    "Uploader",
+    "array_module",
+    "device_of",
+    "erf",
+    "for_chunks",
+    "for_rows",
+    "generator",
+    "gpu_problem",
+    "matmul",
+    "memory_info",
+    "set_threads",
+    "single_threaded_blas",
+    "spans",
+    "synchronize",
+    "threads",
+    "to_device",
+    "to_numpy",
+    "workspace",
+]
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Shape = tuple[int, ...]
+
+log = logging.getLogger("xpcnn")
+
+# --- which module -----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _cupy() -> ModuleType:
+    import cupy
+
+    module: ModuleType = cupy
+    return module
+
+
+def _is_cupy(array: object) -> bool:
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def array_module(*arrays: Array | None, **named: Array | None) -> ModuleType:
+    """Return numpy or cupy, whichever the arrays belong to (None is skipped).
+
+    Raises:
+        DeviceError: if NumPy and CuPy arrays meet. Arguments given by keyword are called by that name.
+    """
+    found: ModuleType | None = None
+    for array in (*arrays, *named.values()):
+        if array is None:
+            continue
+        module = np if isinstance(array, np.ndarray) else _cupy() if _is_cupy(array) else None
+        if module is None or (found is not None and module is not found):
+            raise _mixed(arrays, named)
+        found = module
+    return np if found is None else found
+
+
+def _mixed(arrays: Sequence[Array | None], named: dict[str, Array | None]) -> DeviceError:
+    labelled = [(f"argument {i}", a) for i, a in enumerate(arrays)] + list(named.items())
+    for name, array in labelled:
+        if array is not None and not isinstance(array, np.ndarray) and not _is_cupy(array):
+            return DeviceError(
+                f"{name} is neither a numpy.ndarray nor a cupy.ndarray: received {type(array).__name__}. "
+                "Convert it with numpy.asarray first."
+            )
+    places = [f"{name} on {device_of(array)}" for name, array in labelled if array is not None]
+    return DeviceError(
+        f"all arrays must be on one device; received {', '.join(places)}. "
+        "Move arrays with xpcnn.to_device(array, device) and networks with net.to(device)."
+    )
+
+
+@lru_cache(maxsize=1)
+def gpu_problem() -> str | None:
+    """Return None if CuPy can use a CUDA device, else why it cannot, in one line."""
+    try:
+        cupy = _cupy()
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return 'CuPy is not installed (pip install "xpcnn[cuda13]" or "xpcnn[cuda12]")'
+        return f"CuPy cannot be imported: {str(error).strip().splitlines()[0]}"
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:  # CuPy raises its own error types for a missing driver
+        return f"CuPy finds no usable CUDA driver: {str(error).strip().splitlines()[0]}"
+    return None if count else "CuPy finds no CUDA device"
+
+
+# --- devices ----------------------------------------------------------------------------------------------------
+
+
+class Device:
+    """A place for arrays: `Device("cpu")`, `Device("cuda:0")`, or `Device("auto")` for the first GPU if there is one.
+
+    `with device:` makes a GPU the current one. "auto" without a GPU is the CPU, and says so once.
+
+    Raises:
+        DeviceError: for a name that is no device, or a GPU that is not there.
+    """
+
+    def __init__(self, name: str | Device) -> None:
+        text = str(name)
+        kind, _, index = text.partition(":")
+        if text == "auto":
+            problem = gpu_problem()
+            if problem is not None:
+                _say_once(f"running on the CPU with NumPy: {problem}.")
+            kind = "cpu" if problem is not None else "cuda"
+        elif kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdecimal()):
+            raise DeviceError(f'a device is "cpu", "cuda", "cuda:N" or "auto"; received {text!r}.')
+        self.kind = kind
+        self.index = int(index or 0)
+        if kind == "cuda":
+            problem = gpu_problem()
+            if problem is None and self.index >= (count := _cupy().cuda.runtime.getDeviceCount()):
+                problem = f"this machine has {count} CUDA device(s), numbered from 0"
+            if problem is not None:
+                raise DeviceError(f'device "{self}" cannot be used: {problem}. Use device="cpu" or device="auto".')
+
+    @property
+    def xp(self) -> ModuleType:
+        """The array module of this device."""
+        return np if self.kind == "cpu" else _cupy()
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+    def __repr__(self) -> str:
+        return f'Device("{self}")'
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, (Device, str)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def _context(self) -> Any:
+        return nullcontext() if self.kind == "cpu" else _cupy().cuda.Device(self.index)
+
+    def __enter__(self) -> Device:
+        stack = getattr(_local, "devices", None)
+        if stack is None:
+            stack = _local.devices = []
+        stack.append(self._context())
+        stack[-1].__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _local.devices.pop().__exit__(*exc)
+
+
+_local = threading.local()
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        log.warning("xpcnn: %s", message)
+
+
+def device_of(array: Array) -> Device:
+    """Return where an array is."""
+    if isinstance(array, np.ndarray):
+        return Device("cpu")
+    array_module(array)
+    return Device(f"cuda:{array.device.id}")
+
+
+def to_device(array: Array, device: str | Device) -> Array:
+    """Return the array on `device`, itself if it is already there."""
+    target = Device(device)
+    if target.kind == "cpu":
+        return to_numpy(array)
+    if _is_cupy(array) and array.device.id == target.index:
+        return array
+    with target:
+        return _cupy().asarray(array)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Return the array in host memory, itself if it is already there (waits for a GPU)."""
+    return _cupy().asnumpy(array) if _is_cupy(array) else np.asarray(array)
+
+
+def synchronize(device: str | Device) -> None:
+    """Wait until the device has done everything asked of it."""
+    target = Device(device)
+    if target.kind == "cuda":
+        with target:
+            _cupy().cuda.get_current_stream().synchronize()
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """Bytes of memory: used by arrays, reserved by the pool (GPU) or resident (CPU), and present in all."""
+
+    used: int
+    reserved: int
+    total: int
+
+
+def memory_info(device: str | Device) -> MemoryInfo:
+    """Return how much memory of the device is used; on a GPU the pool keeps more reserved than arrays use."""
+    target = Device(device)
+    if target.kind == "cuda":
+        with target:
+            pool = _cupy().get_default_memory_pool()
+            total = int(_cupy().cuda.runtime.memGetInfo()[1])
+            return MemoryInfo(int(pool.used_bytes()), int(pool.total_bytes()), total)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    resident = 0
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return MemoryInfo(resident, resident, total)
+
+
+# --- random numbers ---------------------------------------------------------------------------------------------
+
+
+def key_of(text: str) -> int:
+    """Return a 64-bit number for a string, the same on every machine and run."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def generator(seed: int, *keys: int | str) -> np.random.Generator:
+    """Return a NumPy generator for (seed, *keys); other keys give independent streams."""
+    entropy = [seed, *(key_of(k) if isinstance(k, str) else k for k in keys)]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+# --- host to device ---------------------------------------------------------------------------------------------
+
+
+class Uploader:
+    """Sends host arrays to a device without making anybody wait.
+
+    On a GPU an array is copied into pinned memory, then asynchronously to the device on a stream of its own; the
+    stream that computes waits for the copy by an event, the host does not. A ring of `slots` pinned buffers lets that
+    many batches be under way. On the CPU `put` returns the arrays as they are.
+    """
+
+    def __init__(self, device: str | Device, slots: int = 3) -> None:
+        self.device = Device(device)
+        self._ring: deque[_Slot] = deque()
+        self._slots = slots
+        if self.device.kind == "cuda":
+            with self.device:
+                self._stream = _cupy().cuda.Stream(non_blocking=True)
+
+    def put(self, *arrays: np.ndarray) -> tuple[Array, ...]:
+        """Return the arrays on the device, ready for work on the current stream."""
+        if self.device.kind == "cpu":
+            return arrays
+        cupy = _cupy()
+        with self.device:
+            slot = self._ring.popleft() if len(self._ring) == self._slots else _Slot()
+            slot.wait()
+            compute = cupy.cuda.get_current_stream()
+            # The pool may hand out memory whose last reader is still running on the compute stream.
+            self._stream.wait_event(compute.record())
+            results = []
+            for array, staged in zip(arrays, slot.stage(arrays), strict=True):
+                result = cupy.empty(array.shape, array.dtype)
+                result.data.copy_from_host_async(staged.ctypes.data, array.nbytes, self._stream)
+                results.append(result)
+            slot.event = self._stream.record()
+            compute.wait_event(slot.event)
+            self._ring.append(slot)
+        return tuple(results)
+
+
+class _Slot:
+    """A pinned buffer and the event that says its copy is done."""
+
+    def __init__(self) -> None:
+        self.event: Any = None
+        self.memory: Any = None
+        self.size = 0
+
+    def wait(self) -> None:
+        """Wait until the buffer may be overwritten: no wait at all unless the device is several batches behind."""
+        if self.event is not None and not self.event.done:
+            self.event.synchronize()
+
+    def stage(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        starts = list(itertools.accumulate((-(-a.nbytes // 256) * 256 for a in arrays), initial=0))
+        if starts[-1] > self.size:
+            self.size = starts[-1]
+            self.memory = _cupy().cuda.alloc_pinned_memory(self.size)
+        staged = []
+        for array, start in zip(arrays, starts, strict=False):
+            view = np.frombuffer(self.memory, array.dtype, array.size, offset=start).reshape(array.shape)
+            np.copyto(view, array)
+            staged.append(view)
+        return staged
+
+
+# --- threads and BLAS -------------------------------------------------------------------------------------------
+
+INLINE_WORK = 200_000  # elements of work below which threads cost more than they bring
+_count = 0
+
+
+def threads() -> int:
+    """Return how many threads compute (environment XPCNN_THREADS, else the cores this process may use)."""
+    global _count
+    if not _count:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        set_threads(int(os.environ.get("XPCNN_THREADS") or available))
+    return _count
+
+
+def set_threads(count: int) -> None:
+    """Set how many threads compute, for the whole process."""
+    global _count
+    if count < 1:
+        raise ArgumentError(f"the number of threads must be at least 1; received {count}.")
+    _count = count
+
+
+class _Job:
+    """One parallel loop: threads take the next index until none is left."""
+
+    def __init__(self, count: int, function: Callable[[int], None]) -> None:
+        self.indices = iter(range(count))
+        self.function = function
+        self.left = count
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()
+        self.done = threading.Event()
+
+    def work(self) -> None:
+        for index in self.indices:
+            try:
+                if self.error is None:
+                    self.function(index)
+            except BaseException as error:
+                self.error = error
+            with self.lock:
+                self.left -= 1
+                if not self.left:
+                    self.done.set()
+
+
+_jobs: SimpleQueue[_Job] = SimpleQueue()
+_workers: list[threading.Thread] = []
+_workers_lock = threading.Lock()
+
+
+def _serve() -> None:
+    _local.worker = True
+    while True:
+        _jobs.get().work()
+
+
+def _start_workers(count: int) -> None:
+    with _workers_lock:
+        while len(_workers) < count:
+            _workers.append(threading.Thread(target=_serve, name=f"xpcnn-worker-{len(_workers)}", daemon=True))
+            _workers[-1].start()
+
+
+def _forget_workers() -> None:
+    """Threads do not survive a fork: the child starts its own."""
+    global _jobs
+    _jobs = SimpleQueue()
+    _workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)
+
+
+def for_chunks(count: int, work: int, function: Callable[[int], None]) -> None:
+    """Call `function(i)` for i in range(count): inline if there is little work, else over threads.
+
+    Chunks must be independent of each other; which thread takes which is not fixed. The caller takes part, so that
+    loops started by several threads at once, or from inside a chunk, always come to an end.
+
+    Args:
+        count: number of chunks.
+        work: about how many array elements are touched in all.
+        function: does one chunk. Its first exception ends the loop and is raised here.
+    """
+    helpers = min(threads(), count) - 1
+    if helpers < 1 or work < INLINE_WORK or getattr(_local, "worker", False):
+        for index in range(count):
+            function(index)
+        return
+    _start_workers(helpers)
+    job = _Job(count, function)
+    with single_threaded_blas():
+        for _ in range(helpers):
+            _jobs.put(job)
+        job.work()
+        job.done.wait()
+    if job.error is not None:
+        raise job.error
+
+
+def spans(total: int, pieces: int) -> list[tuple[int, int]]:
+    """Cut range(total) into at most `pieces` contiguous, almost equal, non-empty ranges."""
+    pieces = max(1, min(pieces, total))
+    return [(i * total // pieces, (i + 1) * total // pieces) for i in range(pieces)]
+
+
+BLOCK = 1 << 16  # elements per block of rows: several passes over a block stay in the cache
+
+
+def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -> None:
+    """Call function(rows) over blocks of the first axis that fit the cache; on a GPU once, over all.
+
+    Args:
+        array: whose first axis is cut and whose size says how much work there is.
+        function: does rows `slice` of whatever arrays it works on.
+        passes: how often an element is touched, about.
+    """
+    if _is_cupy(array):
+        function(slice(0, array.shape[0]))
+        return
+    blocks = spans(array.shape[0], max(1, -(-array.size // BLOCK)))
+    for_chunks(len(blocks), passes * array.size, lambda i: function(slice(*blocks[i])))
+
+
+class _BlasLimit:
+    """Holds BLAS to one thread while anybody asks for it: an idle BLAS thread spins and would starve ours."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limiter: Any = None
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def controller() -> ThreadpoolController:
+        return ThreadpoolController()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users:
+                self.limiter = self.controller().limit(limits=1, user_api="blas")
+            self.users += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.limiter.restore_original_limits()
+
+
+_blas_limit = _BlasLimit()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """While inside, BLAS uses one thread (for the whole process; nested and concurrent uses are counted)."""
+    with _blas_limit:
+        yield
+
+
+# --- memory that is used again ----------------------------------------------------------------------------------
+
+
+def workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
+    """Return uninitialised scratch memory of this thread; asking again by the same name gives the same memory.
+
+    Never hand it to a caller or keep it. On a GPU the memory pool does the same job, in the order of the stream.
+    """
+    if xp is not np:
+        return xp.empty(shape, dtype)
+    buffers = getattr(_local, "buffers", None)
+    if buffers is None:
+        buffers = _local.buffers = {}
+    dtype = np.dtype(dtype)
+    size = 1
+    for length in shape:
+        size *= length
+    buffer = buffers.get((name, dtype))
+    if buffer is None or buffer.size < size:
+        buffer = buffers[name, dtype] = np.empty(size, dtype)
+    return buffer[:size].reshape(shape)
+
+
+# --- products ---------------------------------------------------------------------------------------------------
+
+SMALL_PRODUCT = 1_000_000  # M*N*K up to which OpenBLAS uses its small-matrix kernels
+
+
+def _pieces(columns: int, limit: int) -> int:
+    """Into how many equal pieces of at most `limit` columns to cut, 0 if that does not come out even."""
+    if columns <= limit or limit < 200:
+        return 0
+    least = -(-columns // limit)
+    return next((m for m in range(least, 16 * (columns // limit + 1)) if columns % m == 0), 0)
+
+
+def matmul(a: Array, b: Array, out: Array) -> Array:
+    """`out[...] = a @ b` for matrices (M, K) and (K, N).
+
+    OpenBLAS is several times slower than it could be for few rows and many columns. There the columns are
+    cut into pieces small enough for its small-matrix kernels and multiplied as one batch.
+    """
+    xp = array_module(a, b)
+    if xp is np and b.strides[1] == b.itemsize and out.strides[1] == out.itemsize:
+        (m, k), n = a.shape, b.shape[1]
+        pieces = _pieces(n, SMALL_PRODUCT // max(m * k, 1))
+        if pieces:
+            width = n // pieces
+            np.matmul(
+                a,
+                b.reshape(k, pieces, width).transpose(1, 0, 2),
+                out=out.reshape(m, pieces, width).transpose(1, 0, 2),
+            )
+            return out
+    return xp.matmul(a, b, out=out)
+
+
+def matmul_transposed(a: Array, b: Array, out: Array) -> Array:
+    """`out[...] = a @ b.T` for matrices (M, N) and (K, N): the weight-gradient product, long in N."""
+    xp = array_module(a, b)
+    if xp is np and a.strides[1] == a.itemsize and b.strides[1] == b.itemsize:
+        (m, n), k = a.shape, b.shape[0]
+        pieces = _pieces(n, SMALL_PRODUCT // max(m * k, 1))
+        if pieces:
+            width = n // pieces
+            partial = workspace(np, "matmul_transposed", (pieces, m, k), out.dtype)
+            np.matmul(
+                a.reshape(m, pieces, width).transpose(1, 0, 2),
+                b.reshape(k, pieces, width).transpose(1, 2, 0),
+                out=partial,
+            )
+            return np.sum(partial, axis=0, out=out)
+    return xp.matmul(a, b.T, out=out)
+
+
+# --- a function NumPy lacks -------------------------------------------------------------------------------------
+
+# Chebyshev coefficients of log(erfc(x) / t) + x**2 on t = 2 / (2 + x) from 2 / 8.5 to 1, computed with 40 digits.
+_ERF_COEFFICIENTS = (
+    -0.5079501830118499886, 0.50933361144766905708, 0.0035876189383853206548, -0.005073383484756079729,
+    -7.3703986687742539565e-6, 0.00011846801681802468124, -6.1019444914271654917e-6, -3.1576607596044153709e-6,
+    4.5488419507432361488e-7, 6.4920559895051318527e-8, -2.2550583291304382447e-8, 1.5763345863022963548e-10,
+    8.0075603144447584201e-10, -1.0454450348387595854e-10, -1.5932142229121728201e-11, 5.9537948985984596365e-12,
+    -2.3877707180619153537e-13, -1.8052103136034329212e-13, 3.4376222335940123963e-14, 1.2512165391668043539e-15,
+    -1.344660074331366727e-15, 1.5774933608178847132e-16, 1.8735896872832649801e-17, -7.3579639134409161986e-18,
+)  # fmt: skip
+
+
+def erf(x: Array) -> Array:
+    """Return the error function of every element, to the precision of the dtype.
+
+    NumPy has none: erfc(|x|) = t exp(-x**2 + P(t)), P by Clenshaw's recurrence. CuPy's own is one launch.
+    """
+    if _is_cupy(x):
+        import cupyx.scipy.special
+
+        return cupyx.scipy.special.erf(x)
+    size = np.minimum(np.abs(x), 6.5)
+    t = 2.0 / (2.0 + size)
+    low = 2.0 / 8.5
+    v = (t - low) * (4.0 / (1.0 - low)) - 2.0  # twice the Chebyshev variable
+    first, second = np.zeros_like(size), np.zeros_like(size)
+    for coefficient in _ERF_COEFFICIENTS[:0:-1]:
+        first, second = v * first - second + coefficient, first
+    series = 0.5 * v * first - second + _ERF_COEFFICIENTS[0]
+    return np.copysign(1.0 - t * np.exp(series - size * size), x)

@@ -1,0 +1,1 @@
+"""Stateless functions: arrays in, arrays out, forward beside backward, in the batch-last layout."""

@@ -1,0 +1,42 @@
+"""The dense (fully connected) layer: x (D, N), weight (O, D), bias (O,), y (O, N)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import Array, array_module, for_chunks, spans, threads
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """a @ b with the rows of a, or else the columns of b, spread over threads."""
+    xp = array_module(a, b)
+    out = xp.empty((a.shape[0], b.shape[1]), b.dtype)
+    work = out.size * a.shape[1]
+    pieces = threads() if xp is np and work > 400_000 else 1
+    if a.shape[0] >= b.shape[1]:
+        rows = spans(a.shape[0], pieces)
+        for_chunks(len(rows), work, lambda i: xp.matmul(a[slice(*rows[i])], b, out=out[slice(*rows[i])]))
+    else:
+        columns = spans(b.shape[1], pieces)
+        for_chunks(len(columns), work, lambda i: xp.matmul(a, b[:, slice(*columns[i])], out=out[:, slice(*columns[i])]))
+    return out
+
+
+def dense_forward(x: Array, weight: Array, bias: Array | None) -> Array:
+    """Return y = weight @ x + bias, (O, N)."""
+    array_module(x=x, weight=weight, bias=bias)
+    y = _matmul(weight, x)
+    if bias is not None:
+        y += bias[:, None]
+    return y
+
+
+def dense_backward(
+    dy: Array, x: Array | None, weight: Array, need_dx: bool = True, need_dw: bool = True
+) -> tuple[Array | None, Array | None]:
+    """Return (dx (D, N) or None, dweight (O, D) or None); x may be None if dweight is not asked for."""
+    array_module(dy=dy, x=x, weight=weight)
+    return (
+        _matmul(weight.T, dy) if need_dx else None,
+        _matmul(dy, x.T) if need_dw and x is not None else None,
+    )

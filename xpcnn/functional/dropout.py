@@ -1,0 +1,80 @@
+"""Dropout whose mask is a function of (seed, step, layer, element): the same on every backend, and again on demand.
+
+Source: Srivastava et al., "Dropout" (2014); "inverted" scaling, so that inference does nothing.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from ..backend import Array, array_module, for_chunks, spans
+
+BLOCK = 1 << 15
+ROUNDS = ((16, 0x21F0AAAD), (15, 0xD35A2D97))  # shift and factor of each round of the mixer
+
+
+def mix(value: int) -> int:
+    """Hash the low 64 bits of a Python int to 32 (the mixer below, over one half after the other)."""
+    h = 0x9E3779B9
+    for half in (value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF):
+        h = (h + half) & 0xFFFFFFFF
+        for shift, factor in ROUNDS:
+            h = (h ^ h >> shift) * factor & 0xFFFFFFFF
+        h ^= h >> 15
+    return h
+
+
+def random_bits(xp: ModuleType, start: int, stop: int, key: int) -> Array:
+    """Return uint32 hashes of start..stop-1 under a 32-bit key.
+
+    The mixer is a two-round xorshift-multiply bijection ("lowbias32" family, C. Wellons, 2018), applied twice so that
+    neighbouring keys give unrelated masks.
+    """
+    h = xp.arange(start, stop, dtype=xp.uint32)
+    for salt in (key, mix(key + 1)):
+        h ^= salt
+        for shift, factor in ROUNDS:
+            h ^= h >> shift
+            h *= factor
+        h ^= h >> 15
+    return h
+
+
+def dropout_mask(xp: ModuleType, shape: tuple[int, ...], p: float, key: int) -> Array:
+    """Return a boolean mask that is False with probability p."""
+    size = 1
+    for length in shape:
+        size *= length
+    threshold = min(int(p * 2**32), 2**32 - 1)
+    if xp is not np:
+        return (random_bits(xp, 0, size, key) >= threshold).reshape(shape)
+    mask = np.empty(size, np.bool_)
+    blocks = spans(size, -(-size // BLOCK))
+
+    def work(index: int) -> None:
+        first, last = blocks[index]
+        np.greater_equal(random_bits(np, first, last, key), threshold, out=mask[first:last])
+
+    for_chunks(len(blocks), 12 * size, work)
+    return mask.reshape(shape)
+
+
+def dropout_forward(x: Array, p: float, key: int) -> tuple[Array, Array]:
+    """Return (y, mask): y = x * mask / (1 - p). p = 1 drops everything."""
+    xp = array_module(x)
+    if p == 1.0:
+        return xp.zeros_like(x), xp.zeros(x.shape, np.bool_)
+    mask = dropout_mask(xp, x.shape, p, key)
+    return dropout_backward(x, mask, p), mask
+
+
+def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
+    """Return dx = dy * mask / (1 - p)."""
+    xp = array_module(dy=dy, mask=mask)
+    if p == 1.0:
+        return xp.zeros_like(dy)
+    dx = dy * mask
+    dx *= 1.0 / (1.0 - p)
+    return dx

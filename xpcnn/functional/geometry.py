@@ -1,0 +1,182 @@
+"""Sliding windows: the geometry that convolution and pooling share.
+
+Notation: N batch, C channels, H W input height and width, KH KW kernel, OH OW output. Inside a network arrays are
+batch-last: (C, H, W, N).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+from ..backend import Array, array_module, for_chunks, spans, workspace
+from ..errors import ArgumentError, ShapeError
+
+Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]  # top, bottom, left, right
+Padding: TypeAlias = "int | str | Pair | Pads"
+
+
+def pair(value: int | Pair | list[int], name: str, minimum: int) -> Pair:
+    """Return (vertical, horizontal) from an int or a pair, checked against a minimum."""
+    both = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= minimum for v in both):
+        raise ArgumentError(f"{name} must be an int >= {minimum} or a pair of them; received {value!r}.")
+    return both[0], both[1]
+
+
+def as_padding(padding: Padding | list[int]) -> Padding:
+    """Return the padding if it is an int, a pair, (top, bottom, left, right), "same" or "valid"; raise if not."""
+    result = tuple(padding) if isinstance(padding, (list, tuple)) else padding
+    if isinstance(result, str):
+        valid = result in ("same", "valid")
+    else:
+        sides = (result,) if isinstance(result, int) else result if isinstance(result, tuple) else ()
+        valid = len(sides) in (1, 2, 4) and all(
+            isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in sides
+        )
+    if not valid:
+        raise ArgumentError(
+            'padding must be an int >= 0, a pair (vertical, horizontal), (top, bottom, left, right), "same" or '
+            f'"valid"; received {padding!r}.'
+        )
+    return result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window with everything resolved for one input size. Pads are (top, bottom, left, right)."""
+
+    input: Pair
+    output: Pair
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    pads: Pads
+
+    @property
+    def taps(self) -> int:
+        """Positions in the window, KH*KW."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether output pixel (i, j) sees input pixel (i, j) and no other."""
+        return self.taps == 1 and self.stride == (1, 1) and not any(self.pads)
+
+    @property
+    def covers_input(self) -> bool:
+        """Whether the windows see exactly the input: no padding, nothing left out."""
+        return self.padded == self.input and not any(self.pads)
+
+    @property
+    def padded(self) -> Pair:
+        """Height and width of the padded input that the windows cover."""
+        return tuple(  # type: ignore[return-value]
+            (o - 1) * s + (k - 1) * d + 1
+            for o, k, s, d in zip(self.output, self.kernel, self.stride, self.dilation, strict=True)
+        )
+
+
+def _resolve(padding: Padding, size: Pair, stride: Pair, spread: tuple[int, ...]) -> Pads:
+    """Return (top, bottom, left, right) for any way of saying it."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return (0, 0, 0, 0)
+        height, width = (max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in zip(size, stride, spread, strict=True))
+        return (height // 2, height - height // 2, width // 2, width - width // 2)
+    if isinstance(padding, int):
+        return (padding,) * 4
+    if len(padding) == 2:
+        return (padding[0], padding[0], padding[1], padding[1])
+    return padding
+
+
+@lru_cache(maxsize=4096)
+def make_window(
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+) -> Window:
+    """Resolve a window for an input of size (H, W).
+
+    Output size: floor((H + pads - dilation * (KH - 1) - 1) / stride) + 1; with `ceil_mode` rounded up, less a last
+    window that would start in the far padding. "same" gives ceil(H / stride), with the odd pixel at the bottom right.
+
+    Raises:
+        ShapeError: if the kernel does not fit into the padded input.
+    """
+    spread = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    pads = _resolve(padding, size, stride, spread)
+    output = []
+    for n, e, s, before, after in zip(size, spread, stride, pads[::2], pads[1::2], strict=True):
+        room = n + before + after - e
+        if room < 0:
+            raise ShapeError(
+                f"the kernel {kernel} with dilation {dilation} covers {spread[0]}x{spread[1]} pixels, more than the "
+                f"padded input of {size[0] + pads[0] + pads[1]}x{size[1] + pads[2] + pads[3]}; received an input of "
+                f"{size[0]}x{size[1]}. Use a smaller kernel, more padding or larger images."
+            )
+        count = (-(-room // s) if ceil_mode else room // s) + 1
+        if ceil_mode and (count - 1) * s >= n + before:
+            count -= 1
+        output.append(count)
+    return Window(size, (output[0], output[1]), kernel, stride, dilation, pads)
+
+
+def extent(window: Window, axis: int) -> tuple[int, int, int]:
+    """Return (before, kept, after) along an axis: zeros before, input pixels used, zeros after (by what windows cover).
+
+    With ceil_mode windows reach beyond the padding; with a stride they may leave the last pixels out.
+    """
+    before = window.pads[2 * axis]
+    kept = max(min(window.input[axis], window.padded[axis] - before), 0)
+    return before, kept, window.padded[axis] - before - kept
+
+
+def pad(x: Array, window: Window, value: float, name: str = "pad") -> Array:
+    """Return x (C, H, W, N) surrounded by `value` as the windows need it; x itself (cut) where nothing is added.
+
+    The result is scratch memory (see `workspace`) and valid until the next call with the same name.
+    """
+    (top, height, bottom), (left, width, right) = extent(window, 0), extent(window, 1)
+    if not (top or bottom or left or right):
+        return x[:, :height, :width]
+    xp = array_module(x)
+    channels, batch = x.shape[0], x.shape[3]
+    padded = workspace(xp, name, (channels, top + height + bottom, left + width + right, batch), x.dtype)
+    if xp.__name__ == "cupy":
+        padded.fill(value)
+        padded[:, top : top + height, left : left + width] = x[:, :height, :width]
+        return padded
+    blocks = spans(channels, max(1, padded.size // 65_536))
+
+    def fill(index: int) -> None:
+        first, last = blocks[index]
+        block = padded[first:last]
+        block[:, :top] = value
+        block[:, top + height :] = value
+        block[:, top : top + height, :left] = value
+        block[:, top : top + height, left + width :] = value
+        block[:, top : top + height, left : left + width] = x[first:last, :height, :width]
+
+    for_chunks(len(blocks), padded.size, fill)
+    return padded
+
+
+def tap(padded: Array, window: Window, i: int, j: int) -> Array:
+    """Return the view (C, OH, OW, N) of the padded input that window position (i, j) sees."""
+    (oh, ow), (sh, sw), (dh, dw) = window.output, window.stride, window.dilation
+    return padded[:, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
+
+
+def cut(padded: Array, window: Window, dx: Array) -> None:
+    """Copy the gradient of the real pixels out of that of the padded image; pixels that no window saw get zero."""
+    (top, height, _), (left, width, _) = extent(window, 0), extent(window, 1)
+    if (height, width) != window.input:
+        dx.fill(0)
+    dx[:, :height, :width] = padded[:, top : top + height, left : left + width]

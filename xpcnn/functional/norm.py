@@ -1,0 +1,140 @@
+"""Batch normalisation and local response normalisation, forward and backward.
+
+Arrays are batch-last: x (C, ..., N). Statistics are over everything but the channel and are accumulated in at least
+float32.
+"""
+
+from __future__ import annotations
+
+from ..backend import Array, array_module, for_rows, workspace
+
+
+def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:
+    """Normalise by the statistics of the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+    Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 1; var is the population variance.
+
+    Args:
+        x: (C, ..., N).
+        weight: (C,) or None for 1.
+        bias: (C,) or None for 0.
+        eps: added to the variance.
+
+    Returns:
+        y like x, mean (C,), var (C,); the statistics in at least float32.
+    """
+    xp = array_module(x=x, weight=weight, bias=bias)
+    wide = xp.promote_types(x.dtype, xp.float32)
+    rows = x.reshape(x.shape[0], -1)
+    y = xp.empty(rows.shape, x.dtype)
+    mean, var = xp.empty(len(rows), wide), xp.empty(len(rows), wide)
+
+    def work(c: slice) -> None:
+        block = rows[c]
+        block.mean(axis=1, dtype=wide, out=mean[c])
+        centred = xp.subtract(block, mean[c, None], out=workspace(xp, "centred", block.shape, wide))
+        squares = xp.multiply(centred, centred, out=workspace(xp, "squares", block.shape, wide))
+        squares.mean(axis=1, out=var[c])
+        scale = 1.0 / xp.sqrt(var[c] + eps)
+        if weight is not None:
+            scale = scale * weight[c]
+        centred *= scale[:, None]
+        if bias is not None:
+            centred += bias[c, None]
+        y[c] = centred
+
+    for_rows(rows, work, passes=4)
+    return y.reshape(x.shape), mean, var
+
+
+def batch_norm_backward(
+    dy: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, batch_statistics: bool = True
+) -> tuple[Array, Array, Array]:
+    """Return (dx, dweight (C,), dbias (C,)).
+
+    With `batch_statistics` the mean and variance are functions of x and have their part in dx; without, they are the
+    constants of inference.
+    """
+    xp = array_module(dy=dy, x=x, weight=weight)
+    wide = mean.dtype
+    d_rows, rows = dy.reshape(dy.shape[0], -1), x.reshape(x.shape[0], -1)
+    dx = xp.empty(rows.shape, dy.dtype)
+    dweight, dbias = xp.empty(len(rows), wide), xp.empty(len(rows), wide)
+    share = 1.0 / max(rows.shape[1], 1)
+
+    def work(c: slice) -> None:
+        d, block = d_rows[c], rows[c]
+        rstd = 1.0 / xp.sqrt(var[c] + eps)
+        unit = xp.subtract(block, mean[c, None], out=workspace(xp, "centred", block.shape, wide))
+        unit *= rstd[:, None]
+        d.sum(axis=1, dtype=wide, out=dbias[c])
+        product = xp.multiply(unit, d, out=workspace(xp, "squares", block.shape, wide))
+        product.sum(axis=1, out=dweight[c])
+        scale = rstd if weight is None else rstd * weight[c]
+        if batch_statistics:
+            unit *= (dweight[c] * -share)[:, None]
+            unit += d
+            unit -= (dbias[c] * share)[:, None]
+            unit *= scale[:, None]
+            dx[c] = unit
+        else:
+            dx[c] = d * scale[:, None]
+
+    for_rows(rows, work, passes=4)
+    return dx.reshape(x.shape), dweight, dbias
+
+
+def batch_norm_inference(
+    x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+) -> Array:
+    """Normalise by fixed statistics, mean (C,) and var (C,)."""
+    xp = array_module(x=x, mean=mean, weight=weight)
+    scale = 1.0 / xp.sqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    rows = x.reshape(x.shape[0], -1)
+    y = xp.empty(rows.shape, x.dtype)
+
+    def work(c: slice) -> None:
+        wide = rows[c] * scale[c, None]
+        wide += shift[c, None]
+        y[c] = wide
+
+    for_rows(rows, work, passes=4)
+    return y.reshape(x.shape)
+
+
+def _window_sum(values: Array, before: int, after: int) -> Array:
+    """Return for each channel c the sum of channels c - before to c + after that exist."""
+    xp = array_module(values)
+    channels = values.shape[0]
+    total = xp.zeros_like(values)
+    for shift in range(-before, after + 1):
+        low, high = max(0, -shift), min(channels, channels - shift)
+        if low < high:
+            total[low:high] += values[low + shift : high + shift]
+    return total
+
+
+def local_response_norm_forward(x: Array, size: int, alpha: float, beta: float, k: float) -> tuple[Array, Array]:
+    """Return y = x / scale**beta and scale = k + alpha / size * (sum of x**2 over `size` channels around).
+
+    Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep CNNs" (2012), section 3.3; alpha is
+    divided by the window size, as frameworks do.
+    """
+    scale = _window_sum(x * x, size // 2, (size - 1) // 2)
+    scale *= alpha / size
+    scale += k
+    return x * scale**-beta, scale
+
+
+def local_response_norm_backward(
+    dy: Array, x: Array, y: Array, scale: Array, size: int, alpha: float, beta: float
+) -> Array:
+    """Return dx."""
+    array_module(dy=dy, x=x)
+    dx = dy * scale**-beta
+    # y of channel c depends on x of c - before .. c + after, so x of c on dy of c - after .. c + before
+    dx -= x * _window_sum(dy * y / scale, (size - 1) // 2, size // 2) * (2.0 * alpha * beta / size)
+    return dx

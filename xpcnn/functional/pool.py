@@ -1,0 +1,313 @@
+"""Pooling: max, average, Lp and their adaptive forms, forward and backward.
+
+Notation: N batch, C channels, H W input size, KH KW window, OH OW output size. Arrays are batch-last: x (C, H, W, N),
+y (C, OH, OW, N).
+
+A window of KH*KW taps is reduced tap by tap: each tap is a shifted view of the input, so every pass runs over long
+contiguous rows. Max pooling goes over columns, then over rows; no arg-max is stored, backward finds it by comparing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ..backend import Array, array_module, for_rows, workspace
+from .geometry import Window, cut, pad, tap
+
+ALL = slice(None)
+
+
+def _starts(window: Window, axis: int) -> list[slice]:
+    """The slice of the padded input that each tap along one axis sees."""
+    span = (window.output[axis] - 1) * window.stride[axis] + 1
+    return [
+        slice(i * window.dilation[axis], i * window.dilation[axis] + span, window.stride[axis])
+        for i in range(window.kernel[axis])
+    ]
+
+
+# --- max --------------------------------------------------------------------------------------------------------
+
+
+def max_pool2d_forward(x: Array, window: Window) -> Array:
+    """Return the largest element of every window; padding never wins."""
+    xp = array_module(x)
+    y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype)
+    padded = pad(x, window, -math.inf, "pool")
+
+    def work(channels: slice) -> None:
+        _max_of_rows(_max_of_columns(padded[channels], window), window, y[channels])
+
+    for_rows(x, work)
+    return y
+
+
+def _max_of_columns(padded: Array, window: Window) -> Array:
+    """(C, H, OW, N): the maximum along the width only, in scratch memory."""
+    xp = array_module(padded)
+    shape = (padded.shape[0], padded.shape[1], window.output[1], padded.shape[3])
+    result = workspace(xp, "row maxima", shape, padded.dtype)
+    first, *others = (padded[:, :, columns] for columns in _starts(window, 1))
+    if not others:
+        xp.copyto(result, first)
+    for k, other in enumerate(others):
+        xp.maximum(result if k else first, other, out=result)
+    return result
+
+
+def _max_of_rows(maxima: Array, window: Window, out: Array) -> None:
+    xp = array_module(maxima)
+    first, *others = (maxima[:, rows] for rows in _starts(window, 0))
+    if not others:
+        xp.copyto(out, first)
+    for k, other in enumerate(others):
+        xp.maximum(out if k else first, other, out=out)
+
+
+def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
+    """Return dx: each gradient goes to the first largest element of its window, in row-major order."""
+    xp = array_module(dy=dy, x=x, y=y)
+    dx = xp.empty(x.shape, dy.dtype)
+    padded = pad(x, window, -math.inf, "pool")
+    whole = window.covers_input
+
+    def work(channels: slice) -> None:
+        block = padded[channels]
+        maxima = _max_of_columns(block, window)
+        d_maxima = workspace(xp, "d row maxima", maxima.shape, dy.dtype)
+        d_block = dx[channels] if whole else workspace(xp, "d padded", block.shape, dy.dtype)
+        _route(dy[channels], y[channels], maxima, d_maxima, [(ALL, rows) for rows in _starts(window, 0)])
+        _route(d_maxima, maxima, block, d_block, [(ALL, ALL, columns) for columns in _starts(window, 1)])
+        if not whole:
+            cut(d_block, window, dx[channels])
+
+    for_rows(x, work)
+    return dx
+
+
+def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...]]) -> None:
+    """dx = dy routed, along one axis, to the first tap of x that equals the maximum y."""
+    xp = array_module(dy)
+    rest = workspace(xp, "rest", dy.shape, dy.dtype)
+    share = workspace(xp, "share", dy.shape, dy.dtype)
+    equal = workspace(xp, "equal", dy.shape, np.bool_)
+    last = len(taps) - 1
+    disjoint = bool(taps[0][-1].step >= len(taps) * _gap(taps))
+    if not disjoint or not _covered(x, taps):
+        dx.fill(0)
+    source = dy
+    for k, where in enumerate(taps):
+        target = dx[where]
+        if k == last:
+            part = source
+        else:
+            xp.equal(x[where], y, out=equal)
+            part = xp.multiply(source, equal, out=target if disjoint else share)
+            source = xp.subtract(source, part, out=rest)
+        if not disjoint:
+            target += part
+        elif k == last:
+            target[...] = part
+
+
+def _gap(taps: list[tuple[slice, ...]]) -> int:
+    return int(taps[1][-1].start - taps[0][-1].start) if len(taps) > 1 else 1
+
+
+def _covered(x: Array, taps: list[tuple[slice, ...]]) -> bool:
+    """Whether disjoint taps together touch every element along their axis."""
+    axis = len(taps[0]) - 1
+    touched = sum(len(range(*where[axis].indices(x.shape[axis]))) for where in taps)
+    return touched == int(x.shape[axis])
+
+
+# --- average ----------------------------------------------------------------------------------------------------
+
+
+def _taps(padded: Array, window: Window) -> Iterator[Array]:
+    for i in range(window.kernel[0]):
+        for j in range(window.kernel[1]):
+            yield tap(padded, window, i, j)
+
+
+def _counts(xp: object, window: Window, axis: int, include_pad: bool, dtype: object) -> Array:
+    """How many elements count along one axis of each window: (OH or OW,).
+
+    With `include_pad` the padding counts too, but never what lies beyond it (which `ceil_mode` may reach).
+    """
+    before, after = window.pads[2 * axis], window.pads[2 * axis + 1]
+    low, high = (0, window.input[axis] + before + after) if include_pad else (before, before + window.input[axis])
+    start = xp.arange(window.output[axis], dtype=dtype) * window.stride[axis]  # type: ignore[attr-defined]
+    stop = xp.minimum(start + window.kernel[axis], high)  # type: ignore[attr-defined]
+    return stop - xp.maximum(start, low)  # type: ignore[attr-defined]
+
+
+def _scale(x: Array, window: Window, include_pad: bool) -> Array | float:
+    """One over the number of elements of each window: a float where it is the same everywhere, else (OH, OW, 1)."""
+    overhang = any(window.padded[a] > window.input[a] + sum(window.pads[2 * a : 2 * a + 2]) for a in (0, 1))
+    if not overhang and (include_pad or not any(window.pads)):
+        return 1.0 / window.taps
+    xp = array_module(x)
+    rows, columns = (_counts(xp, window, axis, include_pad, x.dtype) for axis in (0, 1))
+    return 1.0 / (rows[:, None, None] * columns[:, None])
+
+
+def avg_pool2d_forward(x: Array, window: Window, include_pad: bool = True) -> Array:
+    """Return the mean of every window; with `include_pad` zeros of the padding count as elements."""
+    xp = array_module(x)
+    y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype)
+    padded = pad(x, window, 0.0, "pool")
+    scale = _scale(x, window, include_pad)
+
+    def work(channels: slice) -> None:
+        out = y[channels]
+        first, *others = _taps(padded[channels], window)
+        xp.multiply(first, 1.0, out=out)
+        for other in others:
+            out += other
+        out *= scale
+
+    for_rows(x, work)
+    return y
+
+
+def avg_pool2d_backward(dy: Array, window: Window, include_pad: bool = True) -> Array:
+    """Return dx (C, H, W, N): every element gets its share of each window it is in."""
+    xp = array_module(dy)
+    scale = _scale(dy, window, include_pad)
+    share = xp.multiply(dy, scale)
+    return _spread(dy, window, lambda channels, i, j: share[channels])
+
+
+def _spread(dy: Array, window: Window, part: Callable[[slice, int, int], Array]) -> Array:
+    """Return dx with part(channels, i, j) (c, OH, OW, N) added at tap (i, j), for all taps."""
+    xp = array_module(dy)
+    dx = xp.empty((dy.shape[0], *window.input, dy.shape[3]), dy.dtype)
+    whole = window.covers_input
+
+    def work(channels: slice) -> None:
+        out = dx[channels]
+        shape = (out.shape[0], *window.padded, out.shape[3])
+        d_block = out if whole else workspace(xp, "d padded", shape, dy.dtype)
+        d_block.fill(0)
+        for i in range(window.kernel[0]):
+            for j in range(window.kernel[1]):
+                target = tap(d_block, window, i, j)
+                target += part(channels, i, j)
+        if not whole:
+            cut(d_block, window, out)
+
+    for_rows(dx, work)
+    return dx
+
+
+# --- Lp ---------------------------------------------------------------------------------------------------------
+
+
+def lp_pool2d_forward(x: Array, window: Window, p: float, mean: bool = False) -> Array:
+    """Return (sum of |x|**p over the window)**(1/p), or of the mean with `mean`; p >= 1, infinity for the maximum.
+
+    Powers are taken relative to the window's largest element, so that no p overflows.
+    Source: Boureau, Ponce and LeCun, "A Theoretical Analysis of Feature Pooling in Visual Recognition" (2010).
+    """
+    xp = array_module(x)
+    size = xp.abs(x)
+    padded = pad(size, window, 0.0, "pool")
+    first, *others = _taps(padded, window)
+    largest = first.copy()
+    for other in others:
+        xp.maximum(largest, other, out=largest)
+    if math.isinf(p):
+        return largest
+    unit = xp.where(largest == 0, 1.0, largest).astype(x.dtype, copy=False)
+    total = xp.zeros_like(largest)
+    for view in _taps(padded, window):
+        total += (view / unit) ** p
+    if mean:
+        total *= 1.0 / window.taps
+    return largest * total ** (1.0 / p)
+
+
+def lp_pool2d_backward(dy: Array, x: Array, y: Array, window: Window, p: float, mean: bool = False) -> Array:
+    """Return dx = dy * sign(x) * (|x| / y)**(p-1), over KH*KW with `mean`; zero where the whole window is zero.
+
+    For p = infinity the gradient is shared by all elements that equal the maximum.
+    """
+    xp = array_module(dy=dy, x=x, y=y)
+    padded = pad(x, window, 0.0, "pool")
+    unit = xp.where(y == 0, 1.0, y).astype(y.dtype, copy=False)
+    if math.isinf(p):
+        ties = sum((xp.abs(view) == y).astype(dy.dtype) for view in _taps(padded, window))
+        share = dy / ties
+    else:
+        share = dy * (1.0 / window.taps) if mean else dy
+
+    def part(channels: slice, i: int, j: int) -> Array:
+        view = tap(padded, window, i, j)[channels]
+        size = xp.abs(view)
+        weight = size == y[channels] if math.isinf(p) else (size / unit[channels]) ** (p - 1.0)
+        return share[channels] * xp.sign(view) * weight
+
+    return _spread(dy, window, part)
+
+
+# --- adaptive ---------------------------------------------------------------------------------------------------
+
+
+def adaptive_bins(size: int, bins: int) -> list[slice]:
+    """Cut range(size) into bins that cover it evenly: bin i is floor(i*size/bins) to ceil((i+1)*size/bins)."""
+    return [slice(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
+
+
+def _cells(x_shape: tuple[int, ...], output: tuple[int, int]) -> Iterator[tuple[int, int, slice, slice]]:
+    for i, rows in enumerate(adaptive_bins(x_shape[1], output[0])):
+        for j, columns in enumerate(adaptive_bins(x_shape[2], output[1])):
+            yield i, j, rows, columns
+
+
+def adaptive_avg_pool2d_forward(x: Array, output: tuple[int, int]) -> Array:
+    """Return the mean of each of OH*OW bins that cover the image evenly."""
+    xp = array_module(x)
+    wide = xp.promote_types(x.dtype, xp.float32)
+    y = xp.empty((x.shape[0], *output, x.shape[3]), x.dtype)
+    for i, j, rows, columns in _cells(x.shape, output):
+        y[:, i, j] = x[:, rows, columns].mean(axis=(1, 2), dtype=wide)
+    return y
+
+
+def adaptive_avg_pool2d_backward(dy: Array, input_size: tuple[int, int]) -> Array:
+    """Return dx (C, H, W, N)."""
+    xp = array_module(dy)
+    dx = xp.zeros((dy.shape[0], *input_size, dy.shape[3]), dy.dtype)
+    for i, j, rows, columns in _cells(dx.shape, dy.shape[1:3]):
+        count = (rows.stop - rows.start) * (columns.stop - columns.start)
+        dx[:, rows, columns] += (dy[:, i, j] * (1.0 / count))[:, None, None]
+    return dx
+
+
+def _bin_window(rows: slice, columns: slice) -> Window:
+    """One bin as a window over just its own pixels."""
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    return Window(size, (1, 1), size, (1, 1), (1, 1), (0, 0, 0, 0))
+
+
+def adaptive_max_pool2d_forward(x: Array, output: tuple[int, int]) -> Array:
+    """Return the largest element of each of OH*OW bins that cover the image evenly."""
+    xp = array_module(x)
+    y = xp.empty((x.shape[0], *output, x.shape[3]), x.dtype)
+    for i, j, rows, columns in _cells(x.shape, output):
+        y[:, i, j] = x[:, rows, columns].max(axis=(1, 2))
+    return y
+
+
+def adaptive_max_pool2d_backward(dy: Array, x: Array, y: Array) -> Array:
+    """Return dx: each gradient goes to the first largest element of its bin, in row-major order."""
+    xp = array_module(dy=dy, x=x, y=y)
+    dx = xp.zeros(x.shape, dy.dtype)
+    for i, j, rows, columns in _cells(x.shape, dy.shape[1:3]):
+        cell = (ALL, slice(i, i + 1), slice(j, j + 1))
+        dx[:, rows, columns] += max_pool2d_backward(dy[cell], x[:, rows, columns], y[cell], _bin_window(rows, columns))
+    return dx

@@ -1,0 +1,518 @@
+"""What a layer is: the protocol, parameters, names, configuration and flat buffers.
+
+A layer returns its output together with `ctx`, exactly what backward will need, and stores nothing of a call on
+itself. A network is a layer too, so everything here works on both.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from .. import backend, init
+from ..backend import Array, Device, array_module, generator, to_numpy
+from ..errors import ArgumentError, ShapeError, StateDictError
+
+__all__ = [
+    "Buffer",
+    "Builder",
+    "Layer",
+    "Parameter",
+    "Shape",
+    "Step",
+    "Train",
+    "batch_last",
+    "config",
+    "from_config",
+    "register",
+]
+
+Shape = tuple[int, ...]
+_fresh = itertools.count()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, as layers see it.
+
+    Args:
+        seed, number: the dropout masks are a function of these two (and of the layer).
+        recompute: the same forward once more: same masks, and running statistics stay as they are.
+        inference: behave as at prediction but keep what backward needs (Grad-CAM, saliency).
+        need_dx: whether somebody will ask for the gradient of this layer's input; without it, leading layers
+            that have no trainable parameter keep nothing.
+    """
+
+    seed: int = 0
+    number: int = 0
+    recompute: bool = False
+    inference: bool = False
+    need_dx: bool = True
+
+    @staticmethod
+    def of(train: Train) -> Step | None:
+        """Return None for False, a fresh step for True, and a step as it is."""
+        if isinstance(train, Step):
+            return train
+        return Step(number=next(_fresh)) if train else None
+
+
+Train: TypeAlias = "bool | Step"
+
+
+class Parameter:
+    """An array that is trained, and its gradient. Both are views of the network's flat buffers after `build`."""
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+        self.grad = array_module(data).zeros_like(data)
+        self.trainable = True
+        self.owner: Flat | None = None
+
+    def accumulate(self, gradient: Array | None) -> None:
+        """Add a gradient, unless the parameter is frozen."""
+        if gradient is not None and self.trainable:
+            self.grad += gradient
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, trainable={self.trainable})"
+
+
+class Buffer:
+    """An array that belongs to the state of a layer but is not trained (running statistics)."""
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype})"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes the parameters of one layer; knows its path, so initial weights and errors can name it."""
+
+    seed: int
+    dtype: np.dtype[Any]
+    path: str = ""
+
+    def child(self, name: str, layer: Layer, input_shape: Shape) -> Shape:
+        """Set up a child of the layer under its attribute name; return its output shape."""
+        inner = replace(self, path=_join(self.path, name))
+        if isinstance(layer, Layer):
+            return layer.setup(input_shape, inner)
+        raise ArgumentError(f"{inner.path}: expected a layer; received {layer!r}.")
+
+    def parameter(
+        self, layer: Layer, name: str, shape: Shape, how: init.InitLike, fan_in: int = 1, fan_out: int = 1
+    ) -> None:
+        """Give the layer a parameter of that attribute name, or check the shape of the one it has.
+
+        Its values depend on (seed, path.name) alone.
+        """
+        present = getattr(layer, name, None)
+        if isinstance(present, Parameter):
+            self._check(name, present, shape)
+            return
+        rng = generator(self.seed, _join(self.path, name))
+        values = init.get(how)(shape, fan_in, fan_out, rng)
+        setattr(layer, name, Parameter(np.ascontiguousarray(values, dtype=self.dtype)))
+
+    def buffer(self, layer: Layer, name: str, shape: Shape, value: float) -> None:
+        """Give the layer a buffer full of `value`, or check the shape of the one it has."""
+        present = getattr(layer, name, None)
+        if isinstance(present, Buffer):
+            self._check(name, present, shape)
+        else:
+            setattr(layer, name, Buffer(np.full(shape, value, self.dtype)))
+
+    def _check(self, name: str, present: Parameter | Buffer, shape: Shape) -> None:
+        if present.data.shape != shape:
+            raise self.error(
+                f"the input that fits its {name} of shape {present.data.shape}",
+                f"one that needs shape {shape}",
+                "A network is built once; make a new one for another input.",
+            )
+
+    def error(self, expected: str, received: object, hint: str = "") -> ShapeError:
+        """Return a ShapeError that names the layer."""
+        where = f"layer {self.path!r}" if self.path else "the network"
+        return ShapeError(f"{where} expects {expected}; received {received}.{' ' + hint if hint else ''}")
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Put the layer's path before a ShapeError raised inside."""
+        try:
+            yield
+        except ShapeError as error:
+            raise ShapeError(f"layer {self.path!r}: {error}" if self.path else str(error)) from None
+
+    def image(self, kind: str, shape: Shape) -> tuple[int, int, int]:
+        """Return the shape if it is that of an image, (C, H, W); raise if not."""
+        if len(shape) != 3:
+            raise self.error(
+                f"an image of shape (C, H, W) for {kind}",
+                f"shape {shape}",
+                "Put it before Flatten, or drop Flatten.",
+            )
+        return shape
+
+
+def _join(path: str, name: str) -> str:
+    """Join names by dots; a name that starts with `_` adds nothing."""
+    return path if name.startswith("_") else f"{path}.{name}" if path else name
+
+
+def batch_last(x: Array) -> Array:
+    """Turn (N, ...) into contiguous (..., N), the layout inside networks."""
+    return array_module(x).ascontiguousarray(array_module(x).moveaxis(x, 0, -1))
+
+
+def built(parameter: Parameter | Buffer | bool | None, layer: Layer) -> Array:
+    """Return the parameter's array; raise if the layer has not been built."""
+    if not isinstance(parameter, (Parameter, Buffer)):
+        raise ShapeError(f"{layer!r} has no parameters yet: call net.build(input_shape) on the network first.")
+    return parameter.data
+
+
+class Layer:
+    """Base class. A layer defines `setup`, `forward`, `backward`, and `macs` if it multiplies."""
+
+    input_shape: Shape | None = None  # what the network was built for
+
+    # --- what a layer's author writes ---------------------------------------------------------------------------
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        """Check the input shape (without N), make parameters by `new` unless they exist, return the output shape."""
+        return input_shape
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        """Return (y, ctx); ctx is all that backward needs, None when train is False. x and y are batch-last."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        """Add to the gradients of the parameters; return the gradient for x, or None if it is not needed."""
+        raise TypeError(f"{type(self).__name__} does not define backward")
+
+    def macs(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return how many multiply-accumulate operations one image takes."""
+        return 0
+
+    # --- what people call ---------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Shape, seed: int = 0, dtype: str = "float32", device: str | Device = "cpu") -> Shape:
+        """Make all parameters for inputs (C, H, W) or (D,), once; return the output shape.
+
+        Calling it again checks that the layers fit the shape and keeps the parameters.
+
+        Raises:
+            ShapeError: if a layer does not fit its input; the message names the layer.
+        """
+        shape = tuple(input_shape)
+        if not shape or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+            raise ShapeError(f"build expects a shape such as (C, H, W) of positive ints; received {input_shape!r}.")
+        kind = np.dtype(dtype)
+        if kind.name not in ("float16", "float32", "float64"):
+            raise ArgumentError(f"dtype must be float16, float32 or float64; received {dtype!r}.")
+        built = bool(self._state())
+        place, kind = (self.device, self.dtype) if built else (Device(device), kind)
+        output = self.setup(tuple(int(n) for n in shape), Builder(seed, kind))
+        self.input_shape = tuple(int(n) for n in shape)
+        self.to(place)
+        return output
+
+    def __call__(self, x: Array) -> Array:
+        """Return the outputs (N, ...) for inputs (N, ...), cast to the network's dtype, in inference mode."""
+        with backend.single_threaded_blas():
+            y, _ = self.forward(batch_last(x).astype(self.dtype, copy=False), False)
+        return array_module(y).moveaxis(y, -1, 0)
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """Yield (attribute name, layer) of the direct children, in order."""
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                yield name, value
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield (path, layer) of this layer and all below it, each object once, parents first."""
+        seen: set[int] = set()
+        stack: list[tuple[str, Layer]] = [(path, self)]
+        while stack:
+            where, layer = stack.pop()
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield where, layer
+                stack.extend((_join(where, name), child) for name, child in reversed(list(layer.children())))
+
+    def leaves(self) -> list[tuple[str, Layer]]:
+        """Return (path, layer) of the layers that have no children."""
+        return [(path, layer) for path, layer in self.walk() if not any(True for _ in layer.children())]
+
+    def __getitem__(self, path: str | int) -> Layer:
+        """Return the layer at a path such as "features.0"."""
+        for where, layer in self.walk():
+            if where == str(path) and layer is not self:
+                return layer
+        known = ", ".join(where for where, _ in self.walk() if where)
+        raise ArgumentError(f"no layer at {str(path)!r}; known paths: {known}.")
+
+    def _state(self) -> dict[str, Parameter | Buffer]:
+        """All parameters and buffers by name."""
+        return {
+            _join(path, name): value
+            for path, layer in self.walk()
+            for name, value in vars(layer).items()
+            if isinstance(value, (Parameter, Buffer))
+        }
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Return all parameters by name, frozen ones too, in the order of the layers."""
+        return {name: value for name, value in self._state().items() if isinstance(value, Parameter)}
+
+    @property
+    def has_trainable(self) -> bool:
+        """Whether anything in here is trained: where not, backward need not come by."""
+        return any(p.trainable for p in self.parameters().values())
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters are ("cpu" for a network without any)."""
+        return next((backend.device_of(entry.data) for entry in self._state().values()), Device("cpu"))
+
+    @property
+    def xp(self) -> ModuleType:
+        """The array module of the parameters."""
+        return self.device.xp
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the parameters (float32 for a network without any)."""
+        return next((entry.data.dtype for entry in self._state().values()), np.dtype(np.float32))
+
+    def to(self, device: str | Device | None = None, dtype: str | None = None) -> Layer:
+        """Move the network to a device and/or change its dtype; returns the network."""
+        place = self.device if device is None else Device(device)
+        for entry in self._state().values():
+            kind = entry.data.dtype if dtype is None else np.dtype(dtype)
+            if backend.device_of(entry.data) == place and entry.data.dtype == kind:
+                continue
+            entry.data = backend.to_device(entry.data, place).astype(kind)
+            if isinstance(entry, Parameter):
+                entry.grad = backend.to_device(entry.grad, place).astype(kind)
+                entry.owner = None
+        self.flat()
+        return self
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return all parameters and buffers by name: the arrays themselves, not copies."""
+        return {name: entry.data for name, entry in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> None:
+        """Copy arrays into the network. Nothing is changed unless everything fits.
+
+        `num_batches_tracked` of torch's batch norm is accepted and ignored.
+
+        Raises:
+            StateDictError: listing missing, unexpected and mis-shaped keys. With strict=False only mis-shaped ones.
+        """
+        own = self._state()
+        if not own:
+            raise StateDictError("the network has no parameters yet; call net.build(input_shape) first.")
+        given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        faults = []
+        if strict:
+            faults += [f"missing: {', '.join(sorted(own.keys() - given.keys()))}"] if own.keys() - given.keys() else []
+            surplus = given.keys() - own.keys()
+            faults += [f"unexpected: {', '.join(sorted(surplus))}"] if surplus else []
+        for name in own.keys() & given.keys():
+            if tuple(given[name].shape) != own[name].data.shape:
+                faults.append(f"{name} has shape {tuple(given[name].shape)}, expected {own[name].data.shape}")
+        if faults:
+            raise StateDictError(f"the state dict does not fit the network: {'; '.join(sorted(faults))}.")
+        for name in own.keys() & given.keys():
+            target = own[name].data
+            target[...] = backend.to_device(np.asarray(to_numpy(given[name]), dtype=target.dtype), self.device)
+
+    def freeze(self, pattern: str = "*") -> None:
+        """Stop training the parameters whose name matches (fnmatch), or whose path begins with the pattern."""
+        self._set_trainable(pattern, False)
+
+    def unfreeze(self, pattern: str = "*") -> None:
+        """Train the parameters whose name matches (fnmatch), or whose path begins with the pattern, again."""
+        self._set_trainable(pattern, True)
+
+    def _set_trainable(self, pattern: str, trainable: bool) -> None:
+        found = False
+        for name, parameter in self.parameters().items():
+            if fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + "."):
+                parameter.trainable = trainable
+                found = True
+        if not found:
+            raise ArgumentError(f"no parameter matches {pattern!r}; known: {', '.join(self.parameters())}.")
+
+    def flat(self) -> Flat:
+        """Return the flat buffers of this network, made (again) if its parameters are not all in one."""
+        parameters = self.parameters()
+        owners = {p.owner for p in parameters.values()}
+        if len(owners) == 1 and (owner := owners.pop()) is not None and len(owner.names) == len(parameters):
+            return owner
+        return Flat(parameters)
+
+    def __repr__(self) -> str:
+        parts = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = argument(self, name)
+            if parameter.default is inspect.Parameter.empty:
+                parts.append(repr(value))
+            elif value != parameter.default:
+                parts.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def argument(layer: Layer, name: str) -> Any:
+    """Return a constructor argument; where a parameter has taken the place of a flag (bias), the flag was True."""
+    value = getattr(layer, name)
+    return True if isinstance(value, Parameter) else value
+
+
+class Flat:
+    """All parameters of a network in one array, and all gradients in another; parameters become views of them."""
+
+    def __init__(self, parameters: dict[str, Parameter]) -> None:
+        self.names = list(parameters)
+        self._parameters = list(parameters.values())
+        sizes = [p.data.size for p in self._parameters]
+        self.starts = list(itertools.accumulate(sizes, initial=0))
+        first = self._parameters[0].data if self._parameters else np.zeros(0, np.float32)
+        xp = array_module(*(p.data for p in self._parameters))
+        with backend.device_of(first):
+            self.data = xp.empty(self.starts[-1], first.dtype)
+            self.grad = xp.zeros(self.starts[-1], first.dtype)
+        for parameter, start, size in zip(self._parameters, self.starts, sizes, strict=False):
+            shape = parameter.data.shape
+            view = self.data[start : start + size].reshape(shape)
+            view[...] = parameter.data
+            gradient = self.grad[start : start + size].reshape(shape)
+            gradient[...] = parameter.grad
+            parameter.data, parameter.grad, parameter.owner = view, gradient, self
+
+    def views(self, buffer: Array) -> dict[str, Array]:
+        """Return views of another array of the same length by parameter name (an optimizer's state)."""
+        return {
+            name: buffer[start : start + p.data.size].reshape(p.data.shape)
+            for name, p, start in zip(self.names, self._parameters, self.starts, strict=False)
+        }
+
+    def runs(self) -> list[slice]:
+        """Return the contiguous runs of trainable parameters."""
+        result: list[slice] = []
+        for p, start, stop in zip(self._parameters, self.starts, self.starts[1:], strict=False):
+            if p.trainable and start < stop:
+                if result and result[-1].stop == start:
+                    result[-1] = slice(result[-1].start, stop)
+                else:
+                    result.append(slice(start, stop))
+        return result
+
+
+# --- configuration ----------------------------------------------------------------------------------------------
+
+_CLASSES: dict[str, type[Layer]] = {}
+L = TypeVar("L", bound=type[Layer])
+
+
+def register(cls: L) -> L:
+    """Class decorator: let files name this layer class. Only registered classes are ever made from a file."""
+    if _CLASSES.get(cls.__name__, cls).__module__ != cls.__module__:
+        raise ArgumentError(f"a layer class named {cls.__name__} is registered already.")
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+def config(layer: Layer) -> dict[str, Any]:
+    """Describe a network as JSON-able data: class names and constructor arguments. A layer used twice stays one."""
+    seen: dict[int, int] = {}
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, Layer):
+            if id(value) in seen:
+                return {"again": seen[id(value)]}
+            seen[id(value)] = len(seen)
+            return {"layer": type(value).__name__, "arguments": arguments(value)}
+        if isinstance(value, init.Initializer):
+            return init.encode(value)
+        if isinstance(value, (list, tuple)):
+            return [encode(v) for v in value]
+        if isinstance(value, float) and math.isinf(value):
+            return "inf"
+        return value
+
+    def arguments(layer: Layer) -> dict[str, Any]:
+        if type(layer).__name__ not in _CLASSES:
+            raise ArgumentError(
+                f"{type(layer).__name__} cannot be written to a file: decorate the class with xpcnn.register."
+            )
+        return {name: encode(value) for name, value in layer_arguments(layer).items()}
+
+    return encode(layer)  # type: ignore[no-any-return]
+
+
+def layer_arguments(layer: Layer) -> dict[str, Any]:
+    """Return the constructor arguments of a layer: attributes of the same names; children by name for containers."""
+    result: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(layer)).parameters.items():
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            result.update(layer.children())
+        else:
+            result[name] = argument(layer, name)
+    return result
+
+
+def from_config(data: Mapping[str, Any]) -> Layer:
+    """Make the network that `config` described. Unknown classes and arguments are refused; nothing is executed.
+
+    Raises:
+        ArgumentError: if the data do not describe a network.
+    """
+    made: list[Layer | None] = []
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            if "again" in value:
+                number = value["again"]
+                if not isinstance(number, int) or not 0 <= number < len(made) or made[number] is None:
+                    raise ArgumentError(f"the architecture refers to layer {number!r}, which is not there.")
+                return made[number]
+            return layer(value) if "layer" in value else init.decode(value)
+        if isinstance(value, list):
+            return tuple(decode(v) for v in value)
+        return math.inf if value == "inf" else value
+
+    def layer(value: Mapping[str, Any]) -> Layer:
+        name, arguments = value.get("layer"), value.get("arguments")
+        if not isinstance(name, str) or name not in _CLASSES or not isinstance(arguments, Mapping):
+            raise ArgumentError(f"the architecture names an unknown layer {name!r}; known are {', '.join(_CLASSES)}.")
+        position = len(made)
+        made.append(None)
+        decoded = {str(k): decode(v) for k, v in arguments.items()}
+        cls = _CLASSES[name]
+        factory: Callable[..., Layer] = getattr(cls, "from_children", cls)
+        try:
+            result = factory(**decoded)
+        except TypeError as error:
+            raise ArgumentError(f"the architecture gives {name} arguments it does not take: {error}.") from error
+        made[position] = result
+        return result
+
+    if not isinstance(data, Mapping) or "layer" not in data:
+        raise ArgumentError("the architecture is not that of a network: expected an object with 'layer' in it.")
+    return layer(data)

@@ -1,0 +1,241 @@
+"""The five containers that every network from LeNet to Inception v3 is built of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..backend import Array, array_module
+from ..errors import ArgumentError
+from .base import Builder, Layer, Shape, Step, Train, register
+from .dense import Identity
+
+__all__ = ["AuxiliaryHead", "Concat", "DenseConcat", "Residual", "Sequential"]
+
+
+class _Container(Layer):
+    """Children are attributes; positional ones get `prefix` + number as their name."""
+
+    prefix = ""
+
+    def __init__(self, *layers: Layer, **named: Layer) -> None:
+        children = {f"{self.prefix}{i}": layer for i, layer in enumerate(layers)} | named
+        for name, layer in children.items():
+            if not isinstance(layer, Layer):
+                raise ArgumentError(
+                    f"{type(self).__name__} expects layers; received {layer!r} of type {type(layer).__name__}."
+                )
+            if hasattr(type(self), name):
+                raise ArgumentError(f"{type(self).__name__} cannot have a child named {name!r}: the name is taken.")
+            setattr(self, name, layer)
+
+    @classmethod
+    def from_children(cls, **named: Layer) -> Layer:
+        """Make the container from its children by name, as `config` describes them."""
+        return cls(**named)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __repr__(self) -> str:
+        lines = [f"{name}: {layer!r}".replace("\n", "\n  ") for name, layer in self.children()]
+        return f"{type(self).__name__}({''.join(f'{chr(10)}  {line}' for line in lines)}\n)"
+
+
+@register
+class Sequential(_Container):
+    """Layers one after the other: `Sequential(Conv2d(8, 3), ReLU())`, or named: `Sequential(conv1=Conv2d(8, 3))`."""
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        for name, layer in self.children():
+            input_shape = new.child(name, layer, input_shape)
+        return input_shape
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        step = Step.of(train)
+        if step is None:
+            for _, layer in self.children():
+                x, _ = layer.forward(x, False)
+            return x, None
+        contexts: list[Any] = []
+        for _, layer in self.children():
+            if step.need_dx:
+                x, ctx = layer.forward(x, step)
+            elif layer.has_trainable:  # the first that learns: from here on gradients are wanted
+                x, ctx = layer.forward(x, step)
+                step = replace(step, need_dx=True)
+            else:
+                x, ctx = layer.forward(x, step)[0], None
+            contexts.append(ctx)
+        return x, contexts
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        layers = [layer for _, layer in self.children()]
+        first = 0 if need_dx else next((i for i, layer in enumerate(layers) if layer.has_trainable), len(layers))
+        gradient: Array | None = dy
+        for i in range(len(layers) - 1, first - 1, -1):
+            gradient = layers[i].backward(gradient, ctx[i], need_dx or i > first)
+        return gradient if need_dx else None
+
+
+@register
+class Concat(_Container):
+    """Branches side by side, their channels concatenated (inception). Positional branches add nothing to the names."""
+
+    prefix = "_"
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        shapes = [new.child(name, layer, input_shape) for name, layer in self.children()]
+        if not shapes or any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise new.error("branches with equal height and width", f"output shapes {shapes}", "Adjust their padding.")
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        step: Train = Step.of(train) or False
+        outputs, contexts = zip(*(layer.forward(x, step) for _, layer in self.children()), strict=True)
+        return array_module(x).concatenate(outputs), ([len(y) for y in outputs], contexts) if train else None
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        dx, start = None, 0
+        for (_, layer), size, inner in zip(self.children(), *ctx, strict=True):
+            part = layer.backward(dy[start : start + size], inner, need_dx)
+            start += size
+            dx = part if dx is None else dx + part
+        return dx
+
+
+@register
+class Residual(Layer):
+    """y = activation(body(x) + shortcut(x)). He et al., "Deep Residual Learning for Image Recognition" (2016).
+
+    Args:
+        body: its layers add nothing to the names: `conv1.weight`, not `body.conv1.weight`.
+        shortcut: None for the identity; its names begin with `downsample`.
+        activation: applied to the sum; None for none.
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Layer | None = None) -> None:
+        self._body = body
+        self.downsample = shortcut or Identity()
+        self._activation = activation or Identity()
+
+    @property
+    def body(self) -> Layer:
+        """The residual branch."""
+        return self._body
+
+    @property
+    def shortcut(self) -> Layer:
+        """The other branch."""
+        return self.downsample
+
+    @property
+    def activation(self) -> Layer:
+        """What is applied to the sum."""
+        return self._activation
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        shape = new.child("_body", self._body, input_shape)
+        other = new.child("downsample", self.downsample, input_shape)
+        if shape != other:
+            raise new.error("body and shortcut of one shape", f"{shape} and {other}", "Give the shortcut a 1x1 Conv2d.")
+        return new.child("_activation", self._activation, shape)
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        step: Train = Step.of(train) or False
+        body, body_ctx = self._body.forward(x, step)
+        other, other_ctx = self.downsample.forward(x, step)
+        inner = replace(step, need_dx=True) if isinstance(step, Step) else False
+        y, ctx = self._activation.forward(body + other, inner)
+        return y, (body_ctx, other_ctx, ctx) if train else None
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        body_ctx, other_ctx, activation_ctx = ctx
+        dy = self._activation.backward(dy, activation_ctx)
+        dx = self._body.backward(dy, body_ctx, need_dx)
+        other = self.downsample.backward(dy, other_ctx, need_dx)
+        return dx + other if dx is not None and other is not None else None
+
+
+@register
+class DenseConcat(Layer):
+    """y = concatenation of x and body(x). Huang et al., "Densely Connected Convolutional Networks" (2017)."""
+
+    def __init__(self, body: Layer) -> None:
+        self._body = body
+
+    @property
+    def body(self) -> Layer:
+        """What computes the new channels; it adds nothing to the names."""
+        return self._body
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        shape = new.child("_body", self._body, input_shape)
+        if shape[1:] != input_shape[1:]:
+            raise new.error("a body that keeps height and width", f"{input_shape} to {shape}", "Adjust its padding.")
+        return (input_shape[0] + shape[0], *shape[1:])
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        y, ctx = self._body.forward(x, train)
+        return array_module(x).concatenate([x, y]), (len(x), ctx) if train else None
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        channels, inner = ctx
+        dx = self._body.backward(dy[channels:], inner, need_dx)
+        return dx + dy[:channels] if dx is not None else None
+
+
+@register
+class AuxiliaryHead(Layer):
+    """A side classifier that helps to train a deep trunk (Szegedy et al., "Going Deeper with Convolutions", 2015).
+
+    In the trunk it is the identity. In training it also computes `head(x)`; the loop finds these logits by
+    `auxiliaries(ctx)` and leaves the gradient of their loss there, which backward takes times `weight`.
+    """
+
+    def __init__(self, head: Layer, weight: float = 0.3) -> None:
+        self._head = head
+        self.weight = weight
+
+    @property
+    def head(self) -> Layer:
+        """The side classifier; it adds nothing to the names."""
+        return self._head
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        new.child("_head", self._head, input_shape)
+        return input_shape
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        step = Step.of(train)
+        if step is None or step.inference:
+            return x, None if step is None else Auxiliary(None, None)
+        logits, ctx = self._head.forward(x, step)
+        return x, Auxiliary(logits, ctx)
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        if ctx.gradient is None:
+            return dy if need_dx else None
+        side = self._head.backward(ctx.gradient * self.weight, ctx.head, need_dx)
+        return dy + side if side is not None else None
+
+
+class Auxiliary:
+    """What an auxiliary head leaves in the context of one forward pass: its logits, and room for their gradient."""
+
+    def __init__(self, logits: Array | None, head: Any) -> None:
+        self.logits = logits
+        self.head = head
+        self.gradient: Array | None = None
+
+
+def auxiliaries(ctx: Any) -> list[Auxiliary]:
+    """Return the auxiliary heads of a forward pass in order; set `.gradient` of each before net.backward.
+
+    The gradient is that of the loss by the head's logits; the head's own `weight` is applied in backward.
+    """
+    if isinstance(ctx, Auxiliary):
+        return [ctx] if ctx.logits is not None else []
+    if isinstance(ctx, (list, tuple)):
+        return [head for part in ctx for head in auxiliaries(part)]
+    return []
