@@ -281,8 +281,15 @@ class Uploader:
 
     def put(self, *arrays: np.ndarray) -> tuple[Array, ...]:
         """Return the arrays on the device, ready for work on the current stream."""
+        return self.send(*arrays)()
+
+    def send(self, *arrays: np.ndarray) -> Callable[[], tuple[Array, ...]]:
+        """Start the copy; the function returned gives the arrays and makes the current stream wait for them.
+
+        Work queued between the two runs at the same time as the copy.
+        """
         if self.device.kind == "cpu":
-            return arrays
+            return lambda: arrays
         cupy = _cupy()
         with self.device:
             slot = self._ring.popleft() if len(self._ring) == self._slots else _Slot()
@@ -296,9 +303,15 @@ class Uploader:
                 result.data.copy_from_host_async(staged.ctypes.data, array.nbytes, self._stream)
                 results.append(result)
             slot.event = self._stream.record()
-            compute.wait_event(slot.event)
+            done = slot.event
             self._ring.append(slot)
-        return tuple(results)
+
+        def take() -> tuple[Array, ...]:
+            with self.device:
+                cupy.cuda.get_current_stream().wait_event(done)
+            return tuple(results)
+
+        return take
 
 
 class _Slot:
@@ -545,6 +558,18 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
             )
             return out
     return xp.matmul(a, b, out=out)
+
+
+def row_dot(a: Array, b: Array) -> Array:
+    """Return the sum of a * b along the last axis of two matrices, accumulated in their dtype."""
+    return np.vecdot(a, b) if isinstance(a, np.ndarray) else (a * b).sum(axis=-1)
+
+
+def row_sum(a: Array, scale: float = 1.0) -> Array:
+    """Return scale times the sum along the last axis of a matrix; on the CPU one product with a constant vector."""
+    if isinstance(a, np.ndarray):
+        return np.matmul(a, np.broadcast_to(a.dtype.type(scale), a.shape[1:]).copy())
+    return a.sum(axis=-1) * scale
 
 
 def matmul_transposed(a: Array, b: Array, out: Array) -> Array:

@@ -6,7 +6,7 @@ float32.
 
 from __future__ import annotations
 
-from ..backend import Array, array_module, for_rows, workspace
+from ..backend import Array, array_module, for_rows, row_dot, row_sum, workspace
 
 
 def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:
@@ -28,20 +28,20 @@ def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: 
     rows = x.reshape(x.shape[0], -1)
     y = xp.empty(rows.shape, x.dtype)
     mean, var = xp.empty(len(rows), wide), xp.empty(len(rows), wide)
+    share = 1.0 / max(rows.shape[1], 1)
 
     def work(c: slice) -> None:
         block = rows[c]
-        block.mean(axis=1, dtype=wide, out=mean[c])
-        centred = xp.subtract(block, mean[c, None], out=workspace(xp, "centred", block.shape, wide))
-        squares = xp.multiply(centred, centred, out=workspace(xp, "squares", block.shape, wide))
-        squares.mean(axis=1, out=var[c])
+        mean[c] = row_sum(block.astype(wide, copy=False), share)
+        centred = y[c] if y.dtype == wide else workspace(xp, "centred", block.shape, wide)
+        xp.subtract(block, mean[c, None], out=centred)
+        var[c] = row_dot(centred, centred) * share
         scale = 1.0 / xp.sqrt(var[c] + eps)
-        if weight is not None:
-            scale = scale * weight[c]
-        centred *= scale[:, None]
+        centred *= (scale if weight is None else scale * weight[c])[:, None]
         if bias is not None:
             centred += bias[c, None]
-        y[c] = centred
+        if y.dtype != wide:
+            y[c] = centred
 
     for_rows(rows, work, passes=4)
     return y.reshape(x.shape), mean, var
@@ -63,22 +63,22 @@ def batch_norm_backward(
     share = 1.0 / max(rows.shape[1], 1)
 
     def work(c: slice) -> None:
-        d, block = d_rows[c], rows[c]
+        d = d_rows[c].astype(wide, copy=False)
+        centred = xp.subtract(rows[c], mean[c, None], out=workspace(xp, "centred", d.shape, wide))
         rstd = 1.0 / xp.sqrt(var[c] + eps)
-        unit = xp.subtract(block, mean[c, None], out=workspace(xp, "centred", block.shape, wide))
-        unit *= rstd[:, None]
-        d.sum(axis=1, dtype=wide, out=dbias[c])
-        product = xp.multiply(unit, d, out=workspace(xp, "squares", block.shape, wide))
-        product.sum(axis=1, out=dweight[c])
+        dbias[c] = row_sum(d)
+        dweight[c] = row_dot(d, centred) * rstd
         scale = rstd if weight is None else rstd * weight[c]
-        if batch_statistics:
-            unit *= (dweight[c] * -share)[:, None]
-            unit += d
-            unit -= (dbias[c] * share)[:, None]
-            unit *= scale[:, None]
-            dx[c] = unit
-        else:
+        if not batch_statistics:
             dx[c] = d * scale[:, None]
+            return
+        centred *= (dweight[c] * scale * rstd * -share)[:, None]
+        result = dx[c] if dx.dtype == wide else workspace(xp, "gradient", d.shape, wide)
+        xp.multiply(d, scale[:, None], out=result)
+        result -= (dbias[c] * scale * share)[:, None]
+        result += centred
+        if dx.dtype != wide:
+            dx[c] = result
 
     for_rows(rows, work, passes=4)
     return dx.reshape(x.shape), dweight, dbias

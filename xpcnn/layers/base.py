@@ -267,12 +267,18 @@ class Layer:
 
     def _state(self) -> dict[str, Parameter | Buffer]:
         """All parameters and buffers by name."""
-        return {
-            _join(path, name): value
-            for path, layer in self.walk()
-            for name, value in vars(layer).items()
-            if isinstance(value, (Parameter, Buffer))
-        }
+        state: dict[str, Parameter | Buffer] = {}
+        for path, layer in self.walk():
+            for attribute, value in vars(layer).items():
+                if isinstance(value, (Parameter, Buffer)):
+                    name = _join(path, attribute)
+                    if name in state:
+                        raise ArgumentError(
+                            f"two parameters are called {name!r}: give one of the layers a name that does not begin "
+                            "with '_', for example Concat(left=..., right=...)."
+                        )
+                    state[name] = value
+        return state
 
     def parameters(self) -> dict[str, Parameter]:
         """Return all parameters by name, frozen ones too, in the order of the layers."""

@@ -14,12 +14,10 @@ __all__ = ["AuxiliaryHead", "Concat", "DenseConcat", "Residual", "Sequential"]
 
 
 class _Container(Layer):
-    """Children are attributes; positional ones get `prefix` + number as their name."""
-
-    prefix = ""
+    """Children are attributes; positional ones are called 0, 1, ..."""
 
     def __init__(self, *layers: Layer, **named: Layer) -> None:
-        children = {f"{self.prefix}{i}": layer for i, layer in enumerate(layers)} | named
+        children = {str(i): layer for i, layer in enumerate(layers)} | named
         for name, layer in children.items():
             if not isinstance(layer, Layer):
                 raise ArgumentError(
@@ -80,9 +78,7 @@ class Sequential(_Container):
 
 @register
 class Concat(_Container):
-    """Branches side by side, their channels concatenated (inception). Positional branches add nothing to the names."""
-
-    prefix = "_"
+    """Branches side by side, their channels concatenated (inception)."""
 
     def setup(self, input_shape: Shape, new: Builder) -> Shape:
         shapes = [new.child(name, layer, input_shape) for name, layer in self.children()]

@@ -1,0 +1,40 @@
+"""Fixtures of the data tests: real data where it is at hand, and small image folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """`real_data(name)`: a file of the folder XPCNN_TEST_DATA; skips where there is none."""
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("XPCNN_TEST_DATA")
+        if not folder:
+            pytest.skip("XPCNN_TEST_DATA does not name a folder with real data")
+        path = Path(folder, name)
+        if not path.exists():
+            pytest.skip(f"XPCNN_TEST_DATA has no {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """A folder of 5 cats and 3 dogs: 10x8 grey PNGs whose pixels all have the number of the image, times 10."""
+    number = 0
+    for name, count in (("dog", 3), ("cat", 5)):
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((10, 8), number * 10, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "animals" / name / f"{i}.png")
+            number += 1
+    return tmp_path / "animals"
