@@ -256,8 +256,10 @@ def key_of(text: str) -> int:
 
 def generator(seed: int, *keys: int | str) -> np.random.Generator:
     """Return a NumPy generator for (seed, *keys); other keys give independent streams."""
-    entropy = [seed, *(key_of(k) if isinstance(k, str) else k for k in keys)]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+    # hashed, because SeedSequence pads with zeros: (1,) and (1, 0) would be one stream
+    words = [k if isinstance(k, str) else int(k) for k in (seed, *keys)]
+    digest = hashlib.sha256(repr(words).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
 # --- host to device ---------------------------------------------------------------------------------------------
@@ -303,7 +305,7 @@ class Uploader:
                 result.data.copy_from_host_async(staged.ctypes.data, array.nbytes, self._stream)
                 results.append(result)
             slot.event = self._stream.record()
-            done = slot.event
+            done, slot.arrays = slot.event, results  # not freed while the copy may be under way
             self._ring.append(slot)
 
         def take() -> tuple[Array, ...]:
@@ -319,6 +321,7 @@ class _Slot:
 
     def __init__(self) -> None:
         self.event: Any = None
+        self.arrays: list[Array] = []
         self.memory: Any = None
         self.size = 0
 
@@ -410,6 +413,7 @@ def _forget_workers() -> None:
     global _jobs
     _jobs = SimpleQueue()
     _workers.clear()
+    _blas_limit.orders = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -468,29 +472,57 @@ def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -
 
 
 class _BlasLimit:
-    """Holds BLAS to one thread while anybody asks for it: an idle BLAS thread spins and would starve ours."""
+    """Holds BLAS to one thread while anybody asks for it: an idle BLAS thread spins and would starve ours.
+
+    OpenBLAS obeys only the thread that set the number first. So one thread of ours does it for all of them.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.limiter: Any = None
+        self.before: list[int] = []
+        self.orders: SimpleQueue[tuple[Callable[[], None], threading.Event]] | None = None
 
     @staticmethod
     @lru_cache(maxsize=1)
-    def controller() -> ThreadpoolController:
-        return ThreadpoolController()
+    def libraries() -> list[Any]:
+        return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+    def _keep(self, orders: SimpleQueue[tuple[Callable[[], None], threading.Event]]) -> None:
+        while True:
+            order, done = orders.get()
+            order()
+            done.set()
+
+    def _order(self, numbers: list[int]) -> None:
+        """Have the keeper give each library its number of threads."""
+        if self.orders is None:
+            self.orders = SimpleQueue()
+            threading.Thread(target=self._keep, args=(self.orders,), name="xpcnn-worker-blas", daemon=True).start()
+
+        def order() -> None:
+            for library, number in zip(self.libraries(), numbers, strict=True):
+                library.set_num_threads(number)
+
+        done = threading.Event()
+        self.orders.put((order, done))
+        done.wait()
+        for library, number in zip(self.libraries(), numbers, strict=True):
+            if library.get_num_threads() != number:  # somebody else set it first, perhaps this very thread
+                library.set_num_threads(number)
 
     def __enter__(self) -> None:
         with self.lock:
             if not self.users:
-                self.limiter = self.controller().limit(limits=1, user_api="blas")
+                self.before = [library.get_num_threads() for library in self.libraries()]
+                self._order([1] * len(self.before))
             self.users += 1
 
     def __exit__(self, *exc: object) -> None:
         with self.lock:
             self.users -= 1
             if not self.users:
-                self.limiter.restore_original_limits()
+                self._order(self.before)
 
 
 _blas_limit = _BlasLimit()

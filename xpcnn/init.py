@@ -187,4 +187,8 @@ def decode(data: Any) -> InitLike:
     name = arguments.pop("init", None)
     if name not in CLASSES:
         raise ArgumentError(f"unknown initializer {name!r}; known are {', '.join(CLASSES)}.")
-    return CLASSES[name](**arguments)
+    try:
+        made: Initializer = CLASSES[name](**arguments)
+    except TypeError as error:
+        raise ArgumentError(f"initializer {name} does not take these arguments: {error}.") from error
+    return made

@@ -39,7 +39,7 @@ class FlatState:
 
     def attach(self, flat: Any, start: float = 0.0) -> bool:
         """Lay the arrays out beside these buffers, with what was loaded or kept so far; say whether they are new."""
-        if self._flat is flat and not self._loaded:
+        if self._flat is flat:
             return False
         previous = self.state_dict()
         xp = array_module(flat.data)
@@ -61,7 +61,7 @@ class FlatState:
 
     def state_dict(self) -> dict[str, Array]:
         """Return views of the arrays by name."""
-        if self._loaded or self._flat is None:
+        if self._flat is None:
             return dict(self._loaded)
         return {
             f"{name}/{parameter}": view
@@ -77,6 +77,7 @@ class FlatState:
                 f"{owner} keeps {', '.join(self.names) or 'no arrays'}; received {', '.join(sorted(kinds))}."
             )
         self._loaded = {key: np.array(backend.to_numpy(value)) for key, value in state.items()}
+        self._flat, self.arrays = None, {}
 
 
 class Optimizer:

@@ -232,8 +232,9 @@ class Layer:
 
     def __call__(self, x: Array) -> Array:
         """Return the outputs (N, ...) for inputs (N, ...), cast to the network's dtype, in inference mode."""
+        dtype = x.dtype if x.dtype.kind == "f" and not self._state() else self.dtype
         with backend.single_threaded_blas():
-            y, _ = self.forward(batch_last(x).astype(self.dtype, copy=False), False)
+            y, _ = self.forward(batch_last(x).astype(dtype, copy=False), False)
         return array_module(y).moveaxis(y, -1, 0)
 
     def children(self) -> Iterator[tuple[str, Layer]]:

@@ -1,0 +1,493 @@
+"""`Classifier`: a network together with everything needed to train it on images and to use it afterwards."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import Array, Device, single_threaded_blas, to_device, to_numpy
+from ..data import ArrayDataset, Dataset, mean_std, split
+from ..errors import ArgumentError, DataError, ShapeError
+from ..functional.activation import softmax_forward
+from ..functional.loss import mse_loss, softmax_cross_entropy
+from ..layers import Layer, Softmax
+from ..layers.base import Shape
+from ..optim import EMA, Adam, Optimizer
+from .callbacks import Callback, Progress, StopOnNaN
+from .history import History
+from .inputs import Entrance, as_images, dataset_of, image_options, is_dataset, loader_of, named, numbers, read_files
+from .loop import Fit, Loss, evaluate_batches, run
+from .metrics import Report, one_hot
+
+if TYPE_CHECKING:
+    from ..inspection.summary import Summary
+
+__all__ = ["Classifier"]
+
+LOSSES = ("softmax_cross_entropy", "mse")
+_swapping = threading.RLock()  # while a moving average is in the place of the weights
+
+
+class Classifier:
+    """A network that tells classes of images apart, with scikit-learn's verbs.
+
+    Labels are class numbers 0..K-1 or class names. Names come from `classes`, from string labels or from the data set;
+    if there are any, `predict` answers with names, otherwise with numbers. Names that are just the numbers,
+    "0", "1", ..., count as none: digits are predicted as ints.
+
+    Args:
+        net: the network; its last layer has one output per class and is no softmax. It need not be built.
+        classes: class names in the order of the outputs, or how many there are, or None: the data say it.
+        optimizer: Adam(1e-3) if not given.
+        loss: "softmax_cross_entropy"; "mse" against one-hot labels; or a function (outputs (K, N), labels (N,) or
+            (N, K)) -> (mean loss (), its gradient (K, N)).
+        device: "cpu", "cuda:0", ... or "auto": a GPU if there is one.
+        seed: of the initial weights, the order of the images, the augmentation, the dropout and the validation split.
+        schedule: learning-rate schedule of xpcnn.schedule, multiplied with the optimizer's `lr`.
+        normalize: None; "data" for the mean and standard deviation per channel of the training images; or (mean, std),
+            numbers or one per channel, in the scale that uint8 pixels have after division by 255.
+        class_weights: None; "balanced" for N / (K * count of the class); or (K,) numbers. Only in training.
+        label_smoothing: part of each label spread over all classes, 0 to 1. Only in training.
+        ema: decay of a moving average of the weights, or an xpcnn.optim.EMA; the average is what is evaluated,
+            predicted with and saved.
+        dtype: of the weights and of all arithmetic.
+
+    Attributes:
+        net, optimizer, loss, ...: as given.
+        classes_: list of K names once known ("0", "1", ... where there are none).
+        input_shape: (C, H, W) once known.
+        mean, std: the normalisation in use, a tuple of C floats each, or None.
+        history: the `History` of all calls of fit.
+    """
+
+    def __init__(
+        self,
+        net: Layer,
+        classes: int | Sequence[str] | None = None,
+        optimizer: Optimizer | None = None,
+        loss: str | Loss = "softmax_cross_entropy",
+        device: str | Device = "auto",
+        seed: int = 0,
+        schedule: Any = None,
+        normalize: str | tuple[Any, Any] | None = None,
+        class_weights: str | Sequence[float] | Array | None = None,
+        label_smoothing: float = 0.0,
+        ema: float | EMA | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        if not isinstance(net, Layer):
+            raise ArgumentError(f"net must be a layer, such as Sequential(...); received {type(net).__name__}.")
+        self.net = net
+        self.classes = _check_classes(classes)
+        self.optimizer = Adam(1e-3) if optimizer is None else optimizer
+        self.loss = loss
+        self.device = device
+        self.seed = seed
+        self.schedule = schedule
+        self.normalize = normalize
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
+        self.ema = EMA(ema) if isinstance(ema, float) else ema
+        self.dtype = dtype
+        self.classes_: list[str] | None = None
+        self.input_shape: Shape | None = None
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
+        self.image: dict[str, Any] | None = None  # how image files are read: size, mode, fit
+        self.history = History()
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if not callable(self.loss) and self.loss not in LOSSES:
+            raise ArgumentError(
+                f"loss must be {' or '.join(map(repr, LOSSES))}, or a function; received {self.loss!r}."
+            )
+        if self.loss == "softmax_cross_entropy" and self._ends_with_softmax:
+            raise ArgumentError(
+                'the network ends with Softmax, but loss="softmax_cross_entropy" applies softmax itself. '
+                "Leave the last layer out: predict_proba gives probabilities all the same."
+            )
+        if self.loss != "softmax_cross_entropy" and (self.class_weights is not None or self.label_smoothing):
+            raise ArgumentError('class_weights and label_smoothing need loss="softmax_cross_entropy".')
+        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+            raise ArgumentError(
+                f'class_weights must be None, "balanced" or K numbers; received {self.class_weights!r}.'
+            )
+        pair = isinstance(self.normalize, (tuple, list)) and len(self.normalize) == 2
+        if not (self.normalize is None or pair or (isinstance(self.normalize, str) and self.normalize == "data")):
+            raise ArgumentError(f'normalize must be None, "data" or a pair (mean, std); received {self.normalize!r}.')
+
+    @property
+    def _ends_with_softmax(self) -> bool:
+        return isinstance(self.net.leaves()[-1][1], Softmax)
+
+    # --- getting ready ------------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Shape, names: Sequence[str] | None = None) -> None:
+        """Build the network for images (C, H, W) and settle the classes. `fit` does it by itself.
+
+        Call it to evaluate or predict with a network that has its weights already. Calling it again checks that shape
+        and names are the same.
+
+        Args:
+            input_shape: (C, H, W).
+            names: class names that the data bring, if any.
+
+        Raises:
+            ShapeError: if a layer does not fit the shape, or the network has no outputs (K,).
+            ArgumentError: if the network does not have one output per class.
+            DataError: if the shape or the names are not those of the first time.
+        """
+        shape = tuple(int(n) for n in input_shape)
+        if self.classes_ is None:
+            place = Device(self.device)
+            output = self.net.build(shape, seed=self.seed, dtype=self.dtype, device=place)
+            self.net.to(place)
+            self.classes_ = self._settle_classes(output, names)
+            self.input_shape = shape
+            self.image = image_options(None, shape)
+            if isinstance(self.normalize, (tuple, list)):
+                self.mean, self.std = (_per_channel(value, shape[0]) for value in self.normalize)
+                if min(self.std) <= 0:
+                    raise ArgumentError(f"normalize: every std must be above 0; received {list(self.std)}.")
+        elif shape != self.input_shape:
+            raise DataError(f"the network takes images of shape {self.input_shape}; received {shape}.")
+        known = named(self.classes_)
+        if names is not None and known is not None and list(names) != known:
+            raise DataError(f"the classes are {known}, in this order; received data with {list(names)}.")
+
+    def _settle_classes(self, output: Shape, names: Sequence[str] | None) -> list[str]:
+        if len(output) != 1:
+            raise ShapeError(
+                f"a classifier's network has one output per class; this one has outputs of shape {output}. "
+                "End it with Flatten() and Dense(classes)."
+            )
+        if isinstance(self.classes, list):
+            settled = self.classes
+        elif names is not None:
+            settled = list(names)
+        else:
+            settled = numbers(output[0] if self.classes is None else self.classes)
+        for count in (len(settled), self.classes):
+            if isinstance(count, int) and count != output[0]:
+                raise ArgumentError(
+                    f"there are {count} classes, but the network has {output[0]} outputs. End it with Dense({count})."
+                )
+        if len(settled) < 2:
+            raise ArgumentError(
+                "a classifier needs at least 2 classes; this network has 1 output. End it with Dense(2)."
+            )
+        return settled
+
+    def _dataset(self, data: Any, y: Any = None) -> Dataset:
+        """Return a data set whose shape, classes and labels fit the network, which is built if it is not."""
+        known = self.classes_ if self.classes_ is not None else self.classes
+        dataset = dataset_of(data, y, known if isinstance(known, list) else None)
+        self.build(dataset.shape, named(dataset.classes))
+        assert self.classes_ is not None
+        highest = int(np.max(dataset.labels))
+        if highest >= len(self.classes_):
+            raise DataError(
+                f"labels must lie in 0..{len(self.classes_) - 1}, as the network has {len(self.classes_)} outputs; "
+                f"received {highest}."
+            )
+        return dataset
+
+    def _ready(self) -> tuple[Shape, list[str]]:
+        if self.input_shape is None or self.classes_ is None:
+            raise ArgumentError(
+                "the classifier has not been trained: call fit(...), or load(...) a saved one. "
+                "If the network has its weights already, call build(input_shape)."
+            )
+        return self.input_shape, self.classes_
+
+    @property
+    def _entrance(self) -> Entrance:
+        return Entrance(self.net.dtype, self.mean, self.std)
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        y: Any = None,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        validation: Any = None,
+        shuffle: bool = True,
+        augment: Callable[..., Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        accumulate: int = 1,
+        workers: int = 0,
+        verbose: bool | str = "auto",
+        drop_last: bool = False,
+    ) -> History:
+        """Train the network. Called again it goes on, with the next epoch number.
+
+        Ctrl-C ends it in good order: weights and history stay as far as they have come.
+
+        Args:
+            data: a data set, a pair (x, y), or images x: (N, C, H, W), or (N, H, W) for one channel; uint8, which is
+                divided by 255, or floats, which are taken as they are.
+            y: labels of x: class numbers or names (N,), or one-hot or soft labels (N, K).
+            epochs: how many more times to go through the data.
+            batch_size: images per step.
+            validation: data looked at after each epoch: a data set, a pair (x, y), or the fraction of `data` to hold
+                out (stratified, chosen by the seed).
+            shuffle: a new order every epoch.
+            augment: f(image, rng) -> image, or a batch transform; see xpcnn.data.
+            callbacks: see xpcnn.training.callbacks. `StopOnNaN` is always on.
+            accumulate: batches per update; their gradients are averaged.
+            workers: threads that prepare batches ahead.
+            verbose: "auto" (a progress bar in a terminal, a line an epoch in a log), "bar", "lines", or False.
+            drop_last: leave out a last batch that is not full.
+
+        Returns:
+            The history of all epochs so far: lists epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds.
+            Training loss and accuracy are averages while the weights change, with augmentation and dropout on.
+
+        Raises:
+            DataError: for data that cannot be used.
+            NonFiniteError: if the loss becomes NaN or infinite.
+        """
+        for name, value in (("epochs", epochs), ("accumulate", accumulate)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ArgumentError(f"{name} must be an int of at least 1; received {value!r}.")
+        train, held_out = self._training_data(data, y, validation)
+        loader = loader_of(
+            train,
+            batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            transform=augment,
+            workers=workers,
+            device=self.net.device,
+            drop_last=drop_last,
+        )
+        default = [] if any(isinstance(callback, StopOnNaN) for callback in callbacks) else [StopOnNaN()]
+        progress = [] if verbose is False else [Progress("auto" if verbose is True else str(verbose))]
+        fit = Fit(
+            classifier=self,
+            net=self.net,
+            optimizer=self.optimizer,
+            loss=self._loss(train),
+            enter=self._entrance,
+            loader=loader,
+            validate=None if held_out is None else partial(self._validate, held_out, batch_size),
+            history=self.history,
+            callbacks=[*default, *callbacks, *progress],
+            epochs=self.history.epochs + int(epochs),
+            seed=self.seed,
+            accumulate=int(accumulate),
+            schedule=self.schedule,
+            ema=self.ema,
+        )
+        try:
+            with self._arithmetic():
+                fit.call("on_fit_begin")
+                run(fit)
+        except KeyboardInterrupt:
+            fit.stop = f"interrupted in epoch {fit.epoch}; the history has the {self.history.epochs} before it"
+        finally:
+            self.net.flat().grad[...] = 0.0  # of a step that was broken off
+            fit.call("on_fit_end")
+        return self.history
+
+    def _training_data(self, data: Any, y: Any, validation: Any) -> tuple[Dataset, Dataset | None]:
+        train = self._dataset(data, y)
+        held_out: Dataset | None = None
+        if isinstance(validation, float):
+            train, held_out = split(train, validation, seed=self.seed)
+        elif validation is not None:
+            held_out = self._dataset(validation)
+        if np.min(train.labels) == np.max(train.labels):
+            raise DataError(
+                f"all {len(train)} training images are of class {int(train.labels[0])}: nothing can be learned from "
+                "that. Check the labels, or a limit that cut a sorted data set."
+            )
+        shape, _ = self._ready()
+        self.image = image_options(train, shape)
+        if isinstance(self.normalize, str) and self.mean is None:
+            mean, std = mean_std(train)
+            self.mean = tuple(map(float, mean))
+            # A constant channel (but for rounding) is only shifted.
+            self.std = tuple(float(s) if s > 1e-7 * abs(m) else 1.0 for m, s in zip(mean, std, strict=True))
+        return train, held_out
+
+    def _validate(self, dataset: Dataset, batch_size: int) -> dict[str, float]:
+        report = self._evaluate(dataset, batch_size)
+        return {"val_loss": report.loss, "val_accuracy": report.accuracy}
+
+    def _loss(self, train: Dataset | None = None) -> Loss:
+        """Return the loss as a function; with training data, the one that is minimised: weighted and smoothed."""
+        if callable(self.loss):
+            return self.loss
+        if self.loss == "mse":
+            return _one_hot_mse
+        if train is None:
+            return softmax_cross_entropy
+        weights = self._resolve_class_weights(train)
+        return partial(softmax_cross_entropy, class_weights=weights, label_smoothing=self.label_smoothing)
+
+    def _resolve_class_weights(self, train: Dataset) -> Array | None:
+        count = len(self._ready()[1])
+        if self.class_weights is None:
+            return None
+        if isinstance(self.class_weights, str):
+            per_class = np.bincount(train.labels, minlength=count)
+            weights = len(train) / (count * np.maximum(per_class, 1))
+        else:
+            weights = np.asarray(to_numpy(self.class_weights), np.float64)
+            if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
+                raise ArgumentError(
+                    f"class_weights must be {count} numbers of at least 0, one per class; received {weights.tolist()}."
+                )
+        return to_device(weights.astype(np.promote_types(self.net.dtype, np.float32)), self.net.device)
+
+    # --- using --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Run a network on its device, with our threads instead of BLAS's; NumPy need not warn of NaN: we look."""
+        with self.net.device, single_threaded_blas(), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
+    @contextmanager
+    def averaged(self) -> Iterator[Layer]:
+        """Give the network with the weights to use: the moving average if there is one. One thread at a time then."""
+        if self.ema is None:
+            yield self.net
+            return
+        with _swapping, self.ema.swap(self.net):
+            yield self.net
+
+    def evaluate(self, data: Any, y: Any = None, batch_size: int = 64) -> Report:
+        """Compare predictions with labels.
+
+        Args:
+            data, y: as in `fit`.
+            batch_size: images at a time.
+
+        Returns:
+            A `Report`: .loss (without class weights and label smoothing), .accuracy, .per_class, .confusion;
+            print it for a table.
+        """
+        self._ready()
+        return self._evaluate(self._dataset(data, y), batch_size)
+
+    def _evaluate(self, dataset: Dataset, batch_size: int) -> Report:
+        loader = loader_of(dataset, batch_size, shuffle=False, device=self.net.device)
+        with self._arithmetic(), self.averaged() as net:
+            loss, confusion = evaluate_batches(net, loader, self._entrance, self._loss())
+        return Report(loss, confusion, self._ready()[1])
+
+    def score(self, data: Any, y: Any = None, batch_size: int = 64) -> float:
+        """Return the accuracy, as scikit-learn's classifiers do."""
+        return self.evaluate(data, y, batch_size).accuracy
+
+    def predict_proba(self, x: Any, batch_size: int = 64) -> np.ndarray:
+        """Return class probabilities (N, K) in the dtype of the network, in host memory.
+
+        With a loss other than cross-entropy they are the softmax of the outputs too, unless the network ends with
+        Softmax.
+
+        Args:
+            x: images (N, C, H, W); (N, H, W) for one channel; a single image (C, H, W), answered with N = 1; a data
+                set; or the path of an image file or a list of them.
+            batch_size: images at a time.
+        """
+        shape, _ = self._ready()
+        if isinstance(x, (str, os.PathLike)):
+            x = [x]
+        if isinstance(x, (list, tuple)) and all(isinstance(path, (str, os.PathLike)) for path in x):
+            x = read_files(x, self.image)
+        if not is_dataset(x):
+            images = as_images(x, shape)
+            x = ArrayDataset(images, np.zeros(len(images), np.int64))
+        self.build(x.shape)
+        loader = loader_of(x, batch_size, shuffle=False, device=self.net.device)
+        results = []
+        with self._arithmetic(), self.averaged() as net:
+            for images, _ in loader:
+                outputs, _ = net.forward(self._entrance(images), False)
+                results.append(outputs if self._ends_with_softmax else softmax_forward(outputs))
+            probabilities: np.ndarray = to_numpy(net.xp.concatenate(results, axis=1).T)
+        return probabilities
+
+    def predict(self, x: Any, batch_size: int = 64) -> np.ndarray:
+        """Return the most probable class of each image (N,): its name if the classes have names, else its number.
+
+        Args:
+            x: as in `predict_proba`.
+            batch_size: images at a time.
+        """
+        index: np.ndarray = self.predict_proba(x, batch_size).argmax(axis=1)
+        names = named(self._ready()[1])
+        return index if names is None else np.array(names)[index]
+
+    def summary(self, batch_size: int = 1) -> Summary:
+        """Return the table of layers: output shapes, parameters, multiplications and memory. Print it."""
+        from ..inspection.summary import summary  # beside training, not below it
+
+        return summary(self.net, self._ready()[0], batch_size)
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, dict[str, Array]]:
+        """Return a copy of the weights, and of their moving average if there is one, for `restore`."""
+        parts = {"net": self.net.state_dict(), "average": {} if self.ema is None else self.ema.state_dict()}
+        return {part: {name: array.copy() for name, array in arrays.items()} for part, arrays in parts.items()}
+
+    def restore(self, snapshot: dict[str, dict[str, Array]]) -> None:
+        """Go back to the weights of a `snapshot`."""
+        self.net.load_state_dict(snapshot["net"])
+        if self.ema is not None and snapshot["average"]:
+            self.ema.load_state_dict(snapshot["average"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one file, *.safetensors or *.json: weights, architecture, classes, normalisation.
+
+        `xpcnn.load` reads it. The optimizer's state is not in it.
+        """
+        from .checkpoint import save  # which makes Classifiers, so it imports this module
+
+        save(self, Path(path))
+
+    def __repr__(self) -> str:
+        state = (
+            "not trained" if self.classes_ is None else f"{len(self.classes_)} classes, {self.history.epochs} epochs"
+        )
+        return f"Classifier({type(self.net).__name__}, {state})"
+
+
+def _check_classes(classes: Any) -> int | list[str] | None:
+    if classes is None or (isinstance(classes, (int, np.integer)) and not isinstance(classes, bool)):
+        return classes if classes is None else int(classes)
+    names = list(classes) if isinstance(classes, (list, tuple, np.ndarray)) else None
+    if names is None or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ArgumentError(
+            f"classes must be a list of different names (str) or how many there are; received {classes!r}."
+        )
+    return [str(name) for name in names]
+
+
+def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
+    numbers = np.asarray(to_numpy(value), np.float64)
+    if numbers.shape not in ((), (channels,)) or not np.isfinite(numbers).all():
+        raise ArgumentError(
+            f"normalize: mean and std must be a number or {channels}, one per channel; received {value!r}."
+        )
+    return tuple(np.broadcast_to(numbers, channels).tolist())
+
+
+def _one_hot_mse(outputs: Array, t: Array) -> tuple[Array, Array]:
+    """Mean squared error of outputs (K, N) against labels (N,), one-hot, or (N, K)."""
+    return mse_loss(outputs, t if t.ndim == 2 else one_hot(t, outputs.shape[0], outputs.dtype).T)
