@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -68,6 +69,12 @@ def real_gpu_problem() -> str | None:
 
 def asks_for_gpu(config: pytest.Config) -> bool:
     return re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr") or "") is not None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the comparisons with other libraries where they are not wanted: torch may be missing."""
+    unwanted = re.search(r"\bnot outside\b", config.getoption("markexpr") or "")
+    return True if unwanted and collection_path.name == "outside" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

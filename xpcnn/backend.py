@@ -397,6 +397,8 @@ _workers_lock = threading.Lock()
 
 def _serve() -> None:
     _local.worker = True
+    if any(getattr(library, "threading_layer", "") == "openmp" for library in _blas_libraries()):
+        _set_blas_threads([1] * len(_blas_libraries()))  # OpenMP counts per calling thread
     while True:
         _jobs.get().work()
 
@@ -413,7 +415,6 @@ def _forget_workers() -> None:
     global _jobs
     _jobs = SimpleQueue()
     _workers.clear()
-    _blas_limit.orders = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -471,58 +472,38 @@ def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -
     for_chunks(len(blocks), passes * array.size, lambda i: function(slice(*blocks[i])))
 
 
-class _BlasLimit:
-    """Holds BLAS to one thread while anybody asks for it: an idle BLAS thread spins and would starve ours.
+@lru_cache(maxsize=1)
+def _blas_libraries() -> list[Any]:
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
-    OpenBLAS obeys only the thread that set the number first. So one thread of ours does it for all of them.
-    """
+
+def _set_blas_threads(numbers: list[int]) -> None:
+    for library, number in zip(_blas_libraries(), numbers, strict=True):
+        library.set_num_threads(number)
+        # threadpoolctl 3.8 lets only the thread that set the number first set it again, until it gives that right up
+        getattr(library, "clear_controlling_thread", bool)()
+
+
+class _BlasLimit:
+    """Holds BLAS to one thread while anybody asks for it: an idle BLAS thread spins and would starve ours."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
         self.before: list[int] = []
-        self.orders: SimpleQueue[tuple[Callable[[], None], threading.Event]] | None = None
-
-    @staticmethod
-    @lru_cache(maxsize=1)
-    def libraries() -> list[Any]:
-        return list(ThreadpoolController().select(user_api="blas").lib_controllers)
-
-    def _keep(self, orders: SimpleQueue[tuple[Callable[[], None], threading.Event]]) -> None:
-        while True:
-            order, done = orders.get()
-            order()
-            done.set()
-
-    def _order(self, numbers: list[int]) -> None:
-        """Have the keeper give each library its number of threads."""
-        if self.orders is None:
-            self.orders = SimpleQueue()
-            threading.Thread(target=self._keep, args=(self.orders,), name="xpcnn-worker-blas", daemon=True).start()
-
-        def order() -> None:
-            for library, number in zip(self.libraries(), numbers, strict=True):
-                library.set_num_threads(number)
-
-        done = threading.Event()
-        self.orders.put((order, done))
-        done.wait()
-        for library, number in zip(self.libraries(), numbers, strict=True):
-            if library.get_num_threads() != number:  # somebody else set it first, perhaps this very thread
-                library.set_num_threads(number)
 
     def __enter__(self) -> None:
         with self.lock:
             if not self.users:
-                self.before = [library.get_num_threads() for library in self.libraries()]
-                self._order([1] * len(self.before))
+                self.before = [library.get_num_threads() for library in _blas_libraries()]
+                _set_blas_threads([1] * len(self.before))
             self.users += 1
 
     def __exit__(self, *exc: object) -> None:
         with self.lock:
             self.users -= 1
             if not self.users:
-                self._order(self.before)
+                _set_blas_threads(self.before)
 
 
 _blas_limit = _BlasLimit()
