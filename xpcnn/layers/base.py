@@ -177,10 +177,15 @@ def batch_last(x: Array) -> Array:
     return array_module(x).ascontiguousarray(array_module(x).moveaxis(x, 0, -1))
 
 
-def built(parameter: Parameter | Buffer | bool | None, layer: Layer) -> Array:
-    """Return the parameter's array; raise if the layer has not been built."""
+def built(parameter: Parameter | Buffer | bool | None, layer: Layer, x: Array | None = None) -> Array:
+    """Return the parameter's array; raise if the layer has not been built, or x is of another dtype."""
     if not isinstance(parameter, (Parameter, Buffer)):
         raise ShapeError(f"{layer!r} has no parameters yet: call net.build(input_shape) on the network first.")
+    if x is not None and x.dtype != parameter.data.dtype:
+        raise ShapeError(
+            f"{layer!r} has parameters of dtype {parameter.data.dtype} and received an input of dtype {x.dtype}. "
+            f'Cast the input with x.astype("{parameter.data.dtype}"), or the network with net.to(dtype="{x.dtype}").'
+        )
     return parameter.data
 
 

@@ -81,7 +81,7 @@ class Conv2d(Layer):
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
         window = self.window(x.shape[1:3])
         bias = self.bias.data if isinstance(self.bias, Parameter) else None
-        y = conv2d_forward(x, built(self.weight, self), bias, window, self.groups)
+        y = conv2d_forward(x, built(self.weight, self, x), bias, window, self.groups)
         if not train:
             return y, None
         return y, (x if trainable(self.weight) else None, window)

@@ -53,7 +53,7 @@ class Dense(Layer):
 
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
         bias = self.bias.data if isinstance(self.bias, Parameter) else None
-        y = dense_forward(x, built(self.weight, self), bias)
+        y = dense_forward(x, built(self.weight, self, x), bias)
         return y, (x if trainable(self.weight) else None,) if train else None
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:

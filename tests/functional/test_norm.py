@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import references
+from hypothesis import given
+from hypothesis import strategies as st
+from references import batch_last, numerical_gradient
+from strategies import laid_out, layouts, normal, seeds, shape
+from tolerances import assert_close
+
+from xpcnn import backend
+from xpcnn.functional import norm
+
+SHAPES = [(4, 3, 5, 2), (2, 1, 1, 7), (8, 5), (1, 3, 4, 4), (1, 1, 3, 3)]
+
+
+@pytest.fixture(params=["whole", "in blocks"], autouse=True)
+def _blocks(request, monkeypatch):
+    if request.param == "in blocks":
+        monkeypatch.setattr(backend, "BLOCK", 8)
+        monkeypatch.setattr(backend, "INLINE_WORK", 0)
+        monkeypatch.setattr(backend, "_count", 3)
+
+
+def setting(shape, dtype="float64"):
+    channels = shape[1]
+    x = (normal(1, *shape) * 3 + 5).astype(dtype)
+    return x, normal(2, channels, dtype=dtype), normal(3, channels, dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_batch_norm_by_the_batch(xp, shape, dtype):
+    x, weight, bias = setting(shape, dtype)
+    y, mean, var = norm.batch_norm_forward(xp.asarray(batch_last(x)), xp.asarray(weight), xp.asarray(bias), 1e-5)
+    axes = tuple(i for i in range(x.ndim) if i != 1)
+    assert_close(mean, np.mean(x, axis=axes, dtype="float64"), "forward")
+    assert_close(var, np.var(x, axis=axes, dtype="float64"), "forward")
+    nothing = np.zeros(shape[1])
+    expected, _, _ = references.batch_norm(x, weight, bias, nothing, nothing, True)
+    assert y.dtype == dtype
+    assert_close(y, batch_last(expected), "forward")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_batch_norm_by_fixed_statistics(xp, shape, dtype):
+    x, weight, bias = setting(shape, dtype)
+    mean, var = normal(4, shape[1], dtype=dtype), normal(5, shape[1], dtype=dtype) ** 2
+    y = norm.batch_norm_inference(*(xp.asarray(a) for a in (batch_last(x), mean, var, weight, bias)), 1e-5)
+    expected, _, _ = references.batch_norm(x, weight, bias, mean, var, False)
+    assert y.dtype == dtype
+    assert_close(y, batch_last(expected), "forward")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("batch_statistics", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_gradients_are_those_of_differences(xp, shape, batch_statistics, affine):
+    x, weight, bias = setting(shape)
+    channels, eps = shape[1], 1e-3
+    x, dy, fixed = batch_last(x), batch_last(normal(6, *shape)), (normal(4, channels) + 5, normal(5, channels) ** 2 + 1)
+
+    def forward(x, weight, bias):
+        if batch_statistics:
+            return norm.batch_norm_forward(x, weight, bias, eps)
+        return norm.batch_norm_inference(x, *fixed, weight, bias, eps), *fixed
+
+    scale = weight if affine else None
+    _, mean, var = forward(x, scale, bias if affine else None)
+    arrays = [None if a is None else xp.asarray(a) for a in (dy, x, mean, var, scale)]
+    dx, dweight, dbias = norm.batch_norm_backward(*arrays, eps, batch_statistics)
+
+    weight = weight if affine else np.ones(channels)
+    assert_close(dx, numerical_gradient(lambda v: forward(v, scale, None)[0], x, dy), "gradient")
+    assert_close(dweight, numerical_gradient(lambda v: forward(x, v, bias)[0], weight, dy), "gradient")
+    assert_close(dbias, numerical_gradient(lambda v: forward(x, scale, v)[0], bias, dy), "gradient")
+
+
+@given(shape=shape("NCHW"), layout=layouts, seed=seeds)
+def test_batch_norm_of_any_shape(xp, shape, layout, seed):
+    if shape[0] * shape[2] * shape[3] < 2:
+        shape = (2, *shape[1:])
+    x = normal(seed, *shape)
+    x_in = laid_out(batch_last(x), layout)
+    y, _, _ = norm.batch_norm_forward(x_in if xp is np else xp.asarray(x_in), None, None, 1e-5)
+    ones, zeros = np.ones(shape[1]), np.zeros(shape[1])
+    assert_close(y, batch_last(references.batch_norm(x, ones, zeros, zeros, ones, True)[0]), "forward")
+
+
+def test_batch_norm_of_float16_is_summed_in_float32(xp):
+    """The sum of these and of their squares is far beyond float16, mean and variance are not."""
+    x = (np.arange(8192) % 2 * 2.0 + 99.0).astype("float16").reshape(1, 64, 64, 2)
+    y, mean, var = norm.batch_norm_forward(xp.asarray(x), None, None, 1e-5)
+    assert y.dtype == "float16"
+    assert mean.dtype == var.dtype == "float32"
+    np.testing.assert_allclose(backend.to_numpy(mean), [100.0], rtol=1e-6)
+    np.testing.assert_allclose(backend.to_numpy(var), [1.0], rtol=1e-4)
+    np.testing.assert_allclose(backend.to_numpy(y), np.where(x > 100, 1.0, -1.0), rtol=1e-2)
+
+
+def test_batch_norm_survives_a_large_mean_in_float32(xp):
+    """E[x^2] - E[x]^2 would lose every digit here."""
+    x = (1000.0 + normal(1, 3, 8, 8, 16)).astype("float32")
+    _, _, var = norm.batch_norm_forward(xp.asarray(x), None, None, 1e-5)
+    np.testing.assert_allclose(backend.to_numpy(var), x.astype("float64").var(axis=(1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_local_response_norm(xp, size, dtype):
+    x = normal(1, 2, 6, 3, 4, dtype=dtype)
+    y, _ = norm.local_response_norm_forward(xp.asarray(batch_last(x)), size, 0.3, 0.75, 1.5)
+    assert y.dtype == dtype
+    assert_close(y, batch_last(references.local_response_norm(x, size, 0.3, 0.75, 1.5)), "forward")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+def test_local_response_norm_gradient_is_that_of_differences(xp, size):
+    x, dy = batch_last(normal(1, 2, 6, 2, 2)), batch_last(normal(2, 2, 6, 2, 2))
+    y, scale = norm.local_response_norm_forward(x, size, 0.8, 0.75, 1.0)
+    dx = norm.local_response_norm_backward(*(xp.asarray(a) for a in (dy, x, y, scale)), size, 0.8, 0.75)
+    numerical = numerical_gradient(lambda v: norm.local_response_norm_forward(v, size, 0.8, 0.75, 1.0)[0], x, dy)
+    assert_close(dx, numerical, "gradient")
+
+
+@given(shape=shape("NCHW"), size=st.integers(1, 6), layout=layouts, seed=seeds)
+def test_local_response_norm_of_any_shape(xp, shape, size, layout, seed):
+    x = normal(seed, *shape)
+    x_in = laid_out(batch_last(x), layout)
+    y, _ = norm.local_response_norm_forward(x_in if xp is np else xp.asarray(x_in), size, 1.0, 0.5, 2.0)
+    assert_close(y, batch_last(references.local_response_norm(x, size, 1.0, 0.5, 2.0)), "forward")
