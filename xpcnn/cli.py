@@ -1,0 +1,597 @@
+"""The command line: `xpcnn train | evaluate | predict | summary | gradcheck | crosscheck | profile | bench | doctor`.
+
+Exit codes: 0 all is well; 1 it could not be done, or a check failed; 2 the command line is wrong; 130 Ctrl-C.
+What goes wrong is one line on stderr; `xpcnn --debug COMMAND ...` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from . import inspection, optim, zoo
+from . import schedule as schedules
+from .backend import Device, generator, threads
+from .data import Dataset, RandomAffine, open_dataset, split
+from .data.datasets import limited
+from .errors import ArgumentError, DataError, MissingExtraError, XpcnnError
+from .files import atomic_write
+from .inspection.doctor import versions
+from .inspection.table import Table
+from .layers import Layer
+from .training import Callback, Classifier, CSVLog, EarlyStopping, Fit, History, SaveBest, load
+from .training.inputs import named
+from .version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="xpcnn",
+    help="Train, use and inspect convolutional networks on NumPy and CuPy.",
+    epilog="xpcnn COMMAND --help explains a command. Start with: xpcnn train mnist --model lenet --epochs 3",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOrName = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help=f"A saved model (.safetensors or .json) or a name: {', '.join(zoo.names())}."),
+]
+SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model (.safetensors or .json).")]
+DataPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder with one sub-folder of images per class, an .npz file, a folder with MNIST (IDX) or CIFAR-10 "
+        "(binary) files, or the word [bold]mnist[/bold] for the digits that come with xpcnn.",
+    ),
+]
+DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda:0, ... or auto: a GPU if there is one.")]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="C,H,W", help="Size of the images, instead of the model's own.")
+]
+Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes, for a model given by name.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use N images only, the same share of each class.")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images per step.")]
+Size = Annotated[
+    str | None, typer.Option(metavar="H,W", help="Size images are brought to; by default the model's own.")
+]
+Mode = Annotated[str | None, typer.Option(metavar="L|RGB", help="Grey or colour; by default what the model expects.")]
+
+
+class OptimizerName(str, Enum):
+    """What `--optimizer` takes."""
+
+    sgd = "sgd"
+    adagrad = "adagrad"
+    rmsprop = "rmsprop"
+    adam = "adam"
+    adamw = "adamw"
+
+
+class Augment(str, Enum):
+    """What `--augment` takes."""
+
+    none = "none"
+    light = "light"
+
+
+# --- how errors and exit codes come about -----------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; an error becomes one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        result = app(arguments, prog_name="xpcnn", standalone_mode=False)
+        return _fail("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        if hasattr(error, "format_message"):  # typer's errors about the command line
+            if not (message := error.format_message()):  # no command at all: the help has been printed
+                return 2
+            return _fail(f"{message} (see xpcnn --help)", getattr(error, "exit_code", 2))
+        if isinstance(error, ArgumentError):
+            return _fail(str(error), 2)
+        if isinstance(error, FileNotFoundError) and error.filename:
+            return _fail(f"{error.filename} does not exist", 2)
+        if isinstance(error, (XpcnnError, OSError)):
+            return _fail(str(error), 1)
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return _fail(f"out of memory ({_one_line(error)}); try a smaller --batch-size", 1)
+        if "--debug" in arguments:
+            return 1
+        return _fail(f"{type(error).__name__}: {_one_line(error)} (a bug; --debug before the command shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"xpcnn: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"xpcnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train, use and inspect convolutional networks on NumPy and CuPy."""
+
+
+def _numbers(text: str, count: int, option: str) -> tuple[int, ...]:
+    """Parse "1,200,200" (or 1x200x200); a single number stands for `count` equal ones if count is 2."""
+    parts = text.lower().replace("x", ",").split(",")
+    if len(parts) == 1 and count == 2:
+        parts *= 2
+    if len(parts) != count or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        form = "H,W or one number" if count == 2 else "C,H,W"
+        raise ArgumentError(
+            f"{option} takes {form}, such as {','.join(['1', '28', '28'][-count:])}; received {text!r}."
+        )
+    return tuple(int(part) for part in parts)
+
+
+def _print(something: Any) -> None:
+    """Print a table or text: fitted to a terminal, at full width in a file or pipe."""
+    console = Console()
+    if console.is_terminal and hasattr(something, "__rich__"):
+        console.print(something)
+    else:
+        print(something)
+
+
+def _load(path: str | Path, device: str) -> Classifier:
+    """Return a saved model, after checking that there is one: "auto" would first talk about devices."""
+    if not Path(path).exists():
+        raise ArgumentError(f"{path} does not exist; expected a model saved by xpcnn (.safetensors or .json).")
+    return load(path, device)
+
+
+def _model(model: str, classes: int | None, size: str | None, seed: int) -> tuple[Layer, tuple[int, ...]]:
+    """Return a network, saved or by name, built on the CPU, and its input shape."""
+    shape = None if size is None else _numbers(size, 3, "--input")
+    net: Layer
+    if Path(model).suffix.lower() in (".safetensors", ".json"):
+        if classes is not None:
+            raise ArgumentError("--classes is for a model given by name; a saved model has its own.")
+        classifier = _load(model, "cpu")
+        net, own = classifier.net, classifier.input_shape
+    else:
+        net, own = zoo.build(model, classes), zoo.entry(model).input_shape
+    assert own is not None
+    net.build(shape or own, seed=seed)
+    return net, shape or own
+
+
+def _random_batch(net: Layer, shape: tuple[int, ...], batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random images in [0, 1) and random labels for a network that ends in K scores."""
+    rng = generator(seed, "random batch")
+    x = rng.random((batch, *shape))
+    return x, rng.integers(0, net(x[:1]).shape[1], batch)
+
+
+def _open(
+    data: str, size: tuple[int, ...] | None, mode: str, fit: str = "resize", limit: int | None = None
+) -> tuple[Dataset, Dataset | None]:
+    if data != "mnist" and not Path(data).exists():
+        raise ArgumentError(f'{data} does not exist; expected a folder, an .npz file or the word "mnist".')
+    return open_dataset(data, size, mode, fit, limit=limit)
+
+
+def _images(dataset: Dataset) -> str:
+    return f"{len(dataset):,} image{'s' * (len(dataset) != 1)}"
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+RESULTS = ("model.safetensors", "best.safetensors", "history.csv", "curves.png", "filters.png", "run.json")
+
+
+class Recorder(Callback):
+    """Remembers how a training ended."""
+
+    reason: str | None = None
+
+    def on_fit_end(self, fit: Fit) -> None:
+        """Take the reason, if it did not simply run to its end."""
+        self.reason = fit.stop
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody pressed Ctrl-C."""
+        return (self.reason or "").startswith("interrupted")
+
+
+@app.command()
+def train(
+    data: DataPath,
+    model: Annotated[str, typer.Option(help=f"Which network: {', '.join(zoo.names())}.")] = "lenet",
+    epochs: Annotated[int, typer.Option(min=1, help="How often to go through the images.")] = 10,
+    batch_size: BatchSize = 32,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by default the optimizer's own.")] = None,
+    optimizer: Annotated[OptimizerName, typer.Option(help="How weights are updated.")] = OptimizerName.adam,
+    momentum: Annotated[float, typer.Option(help="For sgd and rmsprop.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="How strongly weights are pulled to zero.")] = 0.0,
+    schedule: Annotated[
+        str, typer.Option(help="constant, cosine, exponential:FACTOR (an epoch), step:EPOCHS:FACTOR or onecycle.")
+    ] = "constant",
+    warmup: Annotated[int, typer.Option(min=0, metavar="EPOCHS", help="Let the learning rate rise for so long.")] = 0,
+    label_smoothing: Annotated[float, typer.Option(help="Part of each label spread over all classes.")] = 0.0,
+    ema: Annotated[float | None, typer.Option(metavar="DECAY", help="Use a moving average of the weights.")] = None,
+    augment: Annotated[
+        Augment, typer.Option(help="light: turn, move, scale and slant the training images a little.")
+    ] = Augment.none,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Bring pixels to mean 0 and deviation 1.")] = False,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRACTION|DATA",
+            help="What to hold out or to judge by; by default the data's own test part, else 0.2. 0 is none.",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, metavar="EPOCHS", help="Stop when so long nothing gets better.")
+    ] = None,
+    limit: Limit = None,
+    size: Size = None,
+    mode: Mode = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that prepare batches ahead.")] = 0,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/MODEL.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> int:
+    """Train a network and leave everything about it in a folder.
+
+    That is: model.safetensors (the last weights), best.safetensors (those with the lowest validation loss),
+    history.csv, curves.png and filters.png (with matplotlib), run.json (every setting, versions, the result).
+    Ctrl-C ends the training in good order, with exit code 130.
+    """
+    settings = {name: _plain(value) for name, value in locals().items()}
+    entry = zoo.entry(model)
+    folder = Path("runs") / model if out is None else out
+    say = (lambda text: None) if quiet else print
+    pixels = entry.input_shape[1:] if size is None else _numbers(size, 2, "--size")
+    mode = mode or entry.mode
+    training, held_out = _open(data, pixels, mode, limit=limit)
+    if validation is not None or held_out is None:
+        training, held_out = _validation(training, validation or "0.2", seed, pixels, mode)
+
+    net = zoo.build(model, len(training.classes))
+    updates, rate = _optimizer(optimizer, lr, momentum, weight_decay), _schedule(schedule, warmup)
+    place = Device(device)
+    classifier = Classifier(
+        net,
+        classes=training.classes,
+        optimizer=updates,
+        device=place,
+        seed=seed,
+        schedule=rate,
+        normalize="data" if normalize else None,
+        label_smoothing=label_smoothing,
+        ema=ema,
+    )
+    classifier.build(training.shape, training.classes)
+    parameters = sum(parameter.data.size for parameter in net.parameters().values())
+    shape = "x".join(map(str, training.shape))
+    say(f"{data}: {_images(training)} of {shape} to train on, {_images(held_out) if held_out else 'none'} held out")
+    say(f"{len(training.classes)} classes: {', '.join(training.classes)}")
+    batches = -(-len(training) // batch_size)
+    say(f"{model}: {parameters:,} parameters on {place}; {batches} batches of {batch_size} an epoch")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run: dict[str, Any] = {
+        "settings": settings,
+        "device": str(place),
+        "threads": threads(),
+        "versions": versions(),
+        "classes": training.classes,
+        "input_shape": list(training.shape),
+        "training_images": len(training),
+        "validation_images": len(held_out) if held_out else 0,
+        "parameters": parameters,
+        "result": None,
+    }
+    _write_json(folder / "run.json", run)
+    monitor = "val_loss" if held_out else "loss"
+    recorder = Recorder()
+    callbacks = [SaveBest(folder / "best.safetensors", monitor), CSVLog(folder / "history.csv")]
+    callbacks += [] if patience is None else [EarlyStopping(monitor, patience, restore_best=False)]
+    started = time.perf_counter()
+    try:
+        history = classifier.fit(
+            training,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=held_out,
+            augment=RandomAffine(10, translate=0.06, scale=(0.9, 1.1), shear=8) if augment is Augment.light else None,
+            callbacks=[*callbacks, recorder],
+            workers=workers,
+            verbose=False if quiet else "auto",
+        )
+    except XpcnnError as error:
+        _write_json(folder / "run.json", run | {"result": {"error": str(error)}})
+        raise
+    classifier.save(folder / "model.safetensors")
+    history.to_csv(folder / "history.csv")
+    run["result"] = {
+        "seconds": time.perf_counter() - started,
+        "epochs": history.epochs,
+        "stopped": recorder.reason,
+        "best": history.best if history.epochs else None,
+        "last": history.row(-1) if history.epochs else None,
+    }
+    _write_json(folder / "run.json", run)
+    hint = _draw(folder, net, history)
+    if history.epochs:
+        best = "  ".join(f"{name} {value:.4g}" for name, value in history.best.items() if name != "seconds")
+        say(f"best: {best}")
+    say(f"{folder}: {', '.join(name for name in RESULTS if (folder / name).exists())}")
+    if hint:
+        say(hint)
+    return 130 if recorder.interrupted else 0
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+
+
+def _validation(
+    training: Dataset, wanted: str, seed: int, pixels: tuple[int, ...], mode: str
+) -> tuple[Dataset, Dataset | None]:
+    """Return (training, held out) for a fraction, 0 or a path."""
+    try:
+        fraction = float(wanted)
+    except ValueError:
+        first, second = _open(wanted, pixels, mode)
+        return training, second or first
+    if fraction == 0:
+        return training, None
+    return split(training, fraction, seed)
+
+
+def _optimizer(name: OptimizerName, lr: float | None, momentum: float, weight_decay: float) -> optim.Optimizer:
+    chosen = {
+        OptimizerName.sgd: optim.SGD,
+        OptimizerName.adagrad: optim.Adagrad,
+        OptimizerName.rmsprop: optim.RMSprop,
+        OptimizerName.adam: optim.Adam,
+        OptimizerName.adamw: optim.AdamW,
+    }[name]
+    options: dict[str, float] = {"weight_decay": weight_decay} if weight_decay else {}
+    if lr is not None:
+        options["lr"] = lr
+    if momentum:
+        if name not in (OptimizerName.sgd, OptimizerName.rmsprop):
+            raise ArgumentError(f"--momentum is for sgd and rmsprop; {name.value} has its own.")
+        options["momentum"] = momentum
+    made: optim.Optimizer = chosen(**options)
+    return made
+
+
+def _schedule(text: str, warmup: int) -> schedules.Schedule:
+    name, *numbers = text.split(":")
+    kinds: dict[str, Any] = {
+        "constant": (schedules.Constant, ()),
+        "cosine": (schedules.Cosine, ()),
+        "exponential": (schedules.Exponential, (float,)),
+        "step": (schedules.StepDecay, (int, float)),
+        "onecycle": (schedules.OneCycle, ()),
+    }
+    try:
+        make, types = kinds[name]
+        if len(numbers) > len(types):
+            raise ValueError
+        found: schedules.Schedule = make(*(kind(number) for kind, number in zip(types, numbers, strict=False)))
+    except (KeyError, ValueError, TypeError) as error:
+        if isinstance(error, XpcnnError):
+            raise
+        raise ArgumentError(
+            "--schedule takes constant, cosine, exponential:FACTOR, step:EPOCHS:FACTOR or onecycle, "
+            f"such as exponential:0.9 or step:10:0.1; received {text!r}."
+        ) from None
+    if warmup and found.every == "step":
+        raise ArgumentError("onecycle has a warm-up of its own; leave --warmup out.")
+    return schedules.LinearWarmup(warmup, found) if warmup else found
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(_no_nan(content), indent=2) + "\n", encoding="utf-8")
+
+
+def _no_nan(value: Any) -> Any:
+    """Return the same data with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _no_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_no_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _draw(folder: Path, net: Layer, history: History) -> str:
+    """Draw curves and first filters into the folder; return what to say if that is not possible."""
+    try:
+        if history.epochs:
+            inspection.plot_curves(history, folder / "curves.png")
+        inspection.plot_filters(net, path=folder / "filters.png")
+    except MissingExtraError as error:
+        return f"no pictures: {error}"
+    return ""
+
+
+# --- use --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    model: SavedModel,
+    data: DataPath,
+    batch_size: BatchSize = 64,
+    limit: Limit = None,
+    device: DeviceName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Print loss, accuracy, accuracy per class and the confusion matrix; of data with a test part, for that part."""
+    classifier = _load(model, device)
+    image = classifier.image or {"size": None, "mode": "L", "fit": "resize"}
+    first, second = _open(data, image["size"], image["mode"], image["fit"])
+    dataset = limited(second or first, limit)
+    if named(dataset.classes) is not None and dataset.classes != classifier.classes_:
+        theirs, ours = ", ".join(dataset.classes), ", ".join(classifier.classes_ or [])
+        raise DataError(f"{data} has the classes {theirs}, but {model} tells {ours} apart.")
+    report = classifier.evaluate(dataset, batch_size=batch_size)
+    _print(json.dumps(report.to_dict(), indent=2) if as_json else report)
+
+
+@app.command()
+def predict(
+    model: SavedModel,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    device: DeviceName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Print the class of each image and the probabilities of the classes."""
+    classifier = _load(model, device)
+    classes = classifier.classes_ or []
+    probabilities = classifier.predict_proba(images)
+    found = [
+        {
+            "file": file,
+            "class": classes[int(row.argmax())],
+            "probabilities": dict(zip(classes, row.tolist(), strict=True)),
+        }
+        for file, row in zip(images, probabilities, strict=True)
+    ]
+    if as_json:
+        _print(json.dumps(found, indent=2))
+        return
+    table = Table("", [("image", "<"), ("class", "<"), ("probability", ">"), ("then", "<")])
+    for file, row in zip(images, probabilities, strict=True):
+        best, *others = np.argsort(-row, kind="stable")[:4]
+        then = ", ".join(f"{classes[i]} {row[i]:.4f}" for i in others)
+        table.add(file, classes[best], f"{row[best]:.4f}", then)
+    _print(table)
+
+
+# --- inspect ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def summary(model: ModelOrName, input: Input = None, classes: Classes = None, as_json: AsJson = False) -> None:
+    """Print layers, shapes, parameters, multiplications and the memory that training keeps."""
+    net, shape = _model(model, classes, input, 0)
+    found = inspection.summary(net, shape)
+    _print(json.dumps(asdict(found), indent=2) if as_json else found)
+
+
+@app.command()
+def gradcheck(
+    model: ModelOrName,
+    input: Input = None,
+    classes: Classes = None,
+    batch_size: BatchSize = 2,
+    seed: Seed = 0,
+) -> int:
+    """Compare every gradient with finite differences in float64, on random images.
+
+    Ends with exit code 1 if a gradient is wrong.
+    """
+    net, shape = _model(model, classes, input, seed)
+    report = inspection.gradcheck(net, *_random_batch(net, shape, batch_size, seed), seed=seed)
+    _print(report)
+    return 0 if report.passed else 1
+
+
+@app.command()
+def crosscheck(
+    model: ModelOrName,
+    input: Input = None,
+    classes: Classes = None,
+    batch_size: BatchSize = 4,
+    device: Annotated[str, typer.Option("--device", help="What to compare with the CPU.")] = "cuda:0",
+    seed: Seed = 0,
+) -> int:
+    """Run a model forward and backward on NumPy and on CuPy and print the largest differences, layer by layer.
+
+    Ends with exit code 1 if something differs by more than rounding, or if there is no GPU.
+    """
+    Device(device)
+    net, shape = _model(model, classes, input, seed)
+    report = inspection.crosscheck(net, *_random_batch(net, shape, batch_size, seed), device=device, seed=seed)
+    _print(report)
+    return 0 if report.passed else 1
+
+
+@app.command()
+def profile(
+    model: ModelOrName,
+    input: Input = None,
+    classes: Classes = None,
+    batch_size: BatchSize = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to average over.")] = 5,
+    device: DeviceName = "auto",
+) -> None:
+    """Print how long each layer takes in training, forward and backward, with its multiplications and memory."""
+    net, shape = _model(model, classes, input, 0)
+    _print(inspection.profile(net.to(device), shape, batch_size, steps))
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Parts of workload names.")] = None,
+    device: DeviceName = "auto",
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long to time each workload.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Time fixed workloads on this machine: training steps and predictions of small and deep networks."""
+    found = inspection.bench(names or (), device, seconds)
+    _print(json.dumps(asdict(found), indent=2) if as_json else found)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> int:
+    """Print versions, BLAS, threads and devices, and try a convolution on each device.
+
+    Ends with exit code 1 if something that should work does not.
+    """
+    found = inspection.doctor()
+    _print(json.dumps(found.as_dict(), indent=2) if as_json else found)
+    return 0 if found.ok else 1

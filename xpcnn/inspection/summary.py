@@ -1,0 +1,157 @@
+"""What a network consists of and what it costs: parameters, multiplications, memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..backend import Array
+from ..errors import ArgumentError
+from ..layers import Layer, Parameter, Step, activation
+from .table import Table, quantity
+from .trace import trace
+
+__all__ = ["Summary", "SummaryRow", "summary"]
+
+ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__)
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One leaf layer. Shapes exclude the batch; MACs (multiply-accumulates) and kept bytes are for one image."""
+
+    path: str
+    layer: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    activation: str
+    parameters: int
+    macs: int
+    kept: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summary` found; print it to see the table.
+
+    `kept` is what one training forward leaves in memory for backward, for one image; it may be more than the rows' sum
+    where a container keeps something itself. `weights` and `kept` are bytes.
+    """
+
+    rows: tuple[SummaryRow, ...]
+    input_shape: tuple[int, ...]
+    parameters: int
+    trainable: int
+    macs: int
+    kept: float
+    weights: int
+
+    def table(self) -> Table:
+        """Return the rows as a table with the totals below."""
+        table = Table(
+            f"Input: {'x'.join(map(str, self.input_shape))}",
+            [("name", "<"), ("layer", "<"), ("input", "<"), ("output", "<"), ("activation", "<"), ("parameters", ">"),
+             ("MACs", ">"), ("kept for backward", ">")],
+        )  # fmt: skip
+        for row in self.rows:
+            macs = quantity(row.macs) if row.macs else ""
+            kept = quantity(row.kept, "B") if row.kept else ""
+            shapes = row.input_shape, row.output_shape
+            table.add(row.path, row.layer, *shapes, row.activation, row.parameters or "", macs, kept)
+        table.footer = "\n".join(
+            [
+                f"Parameters:        {self.parameters:,} ({self.trainable:,} trainable), {quantity(self.weights, 'B')}",
+                f"MACs:              {quantity(self.macs)} an image",
+                f"Kept for backward: {quantity(self.kept, 'B')} an image",
+            ]
+        )
+        return table
+
+    def __rich__(self) -> Any:
+        return self.table().__rich__()
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+def summary(net: Any, input_shape: tuple[int, ...] | None = None, batch_size: int = 1) -> Summary:
+    """Describe a network layer by layer.
+
+    The bytes kept for backward are not estimated: a copy of the network does one training forward on zeros, and
+    every distinct piece of memory that it keeps is counted once, at the first layer that keeps it. Weights are not
+    counted among them.
+
+    Args:
+        net: any layer, built or not, or a `Classifier`. It is not changed.
+        input_shape: (C, H, W) or (D,); a classifier knows its own.
+        batch_size: images in the forward that is measured; kept bytes are divided by it.
+    """
+    shape = input_shape or getattr(net, "input_shape", None)
+    if shape is None:
+        raise ArgumentError("the network does not say for which images it was built; call summary(net, (C, H, W)).")
+    net = copy.deepcopy(getattr(net, "net", net))
+    net.build(shape)
+    net.to(net.device)  # gives the copy flat buffers of its own
+    parameters = list(net.parameters().values())
+    x = net.xp.zeros((*shape, batch_size), net.dtype)
+    with net.device, trace(net) as visits:
+        _, ctx = net.forward(x, Step(0, 0, recompute=True))
+    weights = {piece for parameter in parameters for piece in _pieces((parameter.data, parameter.grad))}
+    kept = {piece: size for piece, size in memory_of(ctx).items() if piece not in weights}
+    left = dict(kept)
+    rows = []
+    seen: set[int] = set()
+    for visit, following in zip(visits, [*visits[1:], None], strict=True):
+        first_visit = id(visit.layer) not in seen
+        seen.add(id(visit.layer))
+        shapes = tuple(visit.x.shape[:-1]), tuple(visit.y.shape[:-1])
+        followed = following is not None and following.x is visit.y and isinstance(following.layer, ACTIVATIONS)
+        rows.append(
+            SummaryRow(
+                visit.path,
+                repr(visit.layer),
+                *shapes,
+                type(following.layer).__name__.lower() if followed and following else "",
+                sum(p.data.size for p in visit.layer.parameters().values()) if first_visit else 0,
+                int(visit.layer.macs(*shapes)),
+                sum(left.pop(piece, 0) for piece in _pieces(visit.ctx)) / batch_size,
+            )
+        )
+    return Summary(
+        tuple(rows),
+        tuple(shape),
+        sum(p.data.size for p in parameters),
+        sum(p.data.size for p in parameters if p.trainable),
+        sum(row.macs for row in rows),
+        sum(kept.values()) / batch_size,
+        sum(p.data.nbytes for p in parameters),
+    )
+
+
+def memory_of(ctx: Any) -> dict[int, int]:
+    """Return {piece of memory: bytes} of all arrays in a ctx. A view keeps all of the array it looks into alive."""
+    return {id(base): base.nbytes for base in _bases(ctx, set())}
+
+
+def _pieces(ctx: Any) -> list[int]:
+    return list(memory_of(ctx))
+
+
+def _bases(value: Any, seen: set[int]) -> Iterator[Array]:
+    if id(value) in seen or isinstance(value, (Layer, Parameter, str, bytes, int, float, type(None))):
+        return
+    seen.add(id(value))
+    if hasattr(value, "nbytes") and hasattr(value, "dtype"):
+        while getattr(value, "base", None) is not None and hasattr(value.base, "nbytes"):
+            value = value.base
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _bases(item, seen)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _bases(item, seen)
+    elif hasattr(value, "__dict__"):
+        yield from _bases(vars(value), seen)
