@@ -573,16 +573,20 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
     return xp.matmul(a, b, out=out)
 
 
-def row_dot(a: Array, b: Array) -> Array:
-    """Return the sum of a * b along the last axis of two matrices, accumulated in their dtype."""
-    return np.vecdot(a, b) if isinstance(a, np.ndarray) else (a * b).sum(axis=-1)
-
-
-def row_sum(a: Array, scale: float = 1.0) -> Array:
-    """Return scale times the sum along the last axis of a matrix; on the CPU one product with a constant vector."""
+def row_dot(a: Array, b: Array, out: Array) -> None:
+    """`out[...] = (a * b).sum(axis=1)` for matrices."""
     if isinstance(a, np.ndarray):
-        return np.matmul(a, np.broadcast_to(a.dtype.type(scale), a.shape[1:]).copy())
-    return a.sum(axis=-1) * scale
+        np.vecdot(a, b, out=out)
+    else:
+        (a * b).sum(axis=1, out=out)
+
+
+def row_sum(a: Array, out: Array) -> None:
+    """`out[...] = a.sum(axis=1)` for a matrix; on the CPU a product with ones, which BLAS does faster than a sum."""
+    if isinstance(a, np.ndarray):
+        np.matmul(a, np.ones(a.shape[1], a.dtype), out=out)
+    else:
+        a.sum(axis=1, out=out)
 
 
 def matmul_transposed(a: Array, b: Array, out: Array) -> Array:

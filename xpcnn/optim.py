@@ -137,9 +137,9 @@ class Optimizer:
             w, g = flat.data[block], flat.grad[block]
             scratch = workspace(xp, "optimizer", w.shape, w.dtype)
             self.update(w, g, [array[block] for array in self._memory.arrays.values()], scratch, rate)
+            flat.grad[block] = 0.0
 
         for_chunks(len(blocks), 8 * flat.data.size, work)
-        flat.grad.fill(0)
 
     def _clip(self, flat: Any, runs: list[slice]) -> None:
         xp = array_module(flat.data)

@@ -403,6 +403,17 @@ CONTAINERS = [
         lambda x, state: dense(np.tanh(dense(x, state, "first.")), state, "rest.out."),
         state={"first.weight": (4, 3), "first.bias": (4,), "rest.out.weight": (2, 4), "rest.out.bias": (2,)},
     ),
+    Row(
+        "Recompute",
+        lambda: L.Recompute(
+            L.Sequential(L.Conv2d(3, 3, padding=1), L.BatchNorm2d(), L.ReLU(), L.MaxPool2d(2), L.Flatten(), L.Dense(4))
+        ),
+        (2, 4, 5),
+        (4,),
+        partial(small_net, train=False),
+        partial(small_net, train=True),
+        {"0.weight": (3, 2, 3, 3), "0.bias": (3,)} | norm_state(3, "1.") | {"5.weight": (4, 12), "5.bias": (4,)},
+    ),
     Row("Sequential of nothing", L.Sequential, (2, 3, 3), (2, 3, 3), lambda x, state: x, elementwise=True),
     Row(
         "Concat",

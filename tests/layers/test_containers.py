@@ -22,6 +22,7 @@ from xpcnn.layers import (
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Recompute,
     ReLU,
     Residual,
     Sequential,
@@ -355,3 +356,40 @@ def test_dropouts_of_one_net_draw_different_masks():
     ones = np.ones((1000, 2), "float32")
     y, _ = net.forward(ones, Step(1, 2))
     assert abs((y == 4.0).mean() - 0.25) < 0.06
+
+
+# --- recomputation ----------------------------------------------------------------------------------------------
+
+
+def test_recompute_keeps_the_input_alone_and_changes_no_bit(xp):
+    def make(wrap):
+        body = Sequential(
+            Conv2d(4, 3, padding=1), BatchNorm2d(), ReLU(), Dropout(0.4), Sequential(Conv2d(3, 1), BatchNorm2d())
+        )
+        net = Sequential(Conv2d(3, 1), wrap(body), Flatten(), Dense(2))
+        net.build((2, 6, 5), device="cpu" if xp is np else "cuda:0")
+        return net
+
+    plain, saving = make(Identical), make(Recompute)
+    x = xp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5, 4)), dtype=xp.float32)
+    contexts = []
+    for net in (plain, saving):
+        y, ctx = net.forward(x, Step(3, 7))
+        contexts.append(ctx)
+        net.backward(xp.ones_like(y), ctx)
+    kept, step = contexts[1][1]
+    assert kept.shape == (3, 6, 5, 4)
+    assert step == Step(3, 7, recompute=True)
+    for (name, one), (other_name, other) in zip(plain.state_dict().items(), saving.state_dict().items(), strict=True):
+        assert name == other_name
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+    for one, other in zip(plain.parameters().values(), saving.parameters().values(), strict=True):
+        assert float(abs(one.grad).sum()) > 0
+        np.testing.assert_array_equal(to_numpy(one.grad), to_numpy(other.grad))
+
+
+class Identical(Sequential):
+    """Wraps a layer as `Recompute` does, adding nothing to the names."""
+
+    def __init__(self, body):
+        super().__init__(_body=body)

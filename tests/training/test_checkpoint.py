@@ -186,7 +186,9 @@ def test_bottomless_nesting(saved, depth):
     meta, tensors = formats.read(saved)
     header = json.dumps(meta | {"architecture": "HERE"}).replace('"HERE"', text)
     save_file(tensors, saved, metadata={"xpcnn": header})
-    with pytest.raises(FileFormatError, match=r"model\.safetensors does not hold (valid JSON|a usable model)"):
+    # how deep is too deep depends on Python; a network that it can still make does not fit the weights
+    refused = r"model\.safetensors( does not hold (valid JSON|a usable model)|: the network has no parameters)"
+    with pytest.raises((FileFormatError, StateDictError), match=refused):
         xpcnn.load(saved, "cpu")
 
 

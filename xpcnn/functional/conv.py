@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..backend import Array, array_module, for_chunks, spans, workspace
+from ..backend import Array, array_module, for_chunks, for_rows, row_sum, spans, workspace
 from ..errors import ShapeError
 from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
 
@@ -125,8 +125,12 @@ def conv2d_backward(
 def bias_gradient(dy: Array) -> Array:
     """Return the sum of dy (O, ...) over everything but the channel, accumulated in at least float32."""
     xp = array_module(dy)
-    rows = dy.reshape(dy.shape[0], -1)
-    return rows.sum(axis=1, dtype=xp.promote_types(dy.dtype, xp.float32)).astype(dy.dtype, copy=False)
+    wide = xp.promote_types(dy.dtype, xp.float32)
+    matrix = dy.reshape(dy.shape[0], -1)
+    total = xp.empty(len(matrix), wide)
+
+    for_rows(matrix, lambda rows: row_sum(matrix[rows].astype(wide, copy=False), total[rows]))
+    return total.astype(dy.dtype, copy=False)
 
 
 class Columns:

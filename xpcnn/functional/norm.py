@@ -32,10 +32,12 @@ def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: 
 
     def work(c: slice) -> None:
         block = rows[c]
-        mean[c] = row_sum(block.astype(wide, copy=False), share)
+        row_sum(block.astype(wide, copy=False), mean[c])
+        mean[c] *= share
         centred = y[c] if y.dtype == wide else workspace(xp, "centred", block.shape, wide)
         xp.subtract(block, mean[c, None], out=centred)
-        var[c] = row_dot(centred, centred) * share
+        row_dot(centred, centred, var[c])
+        var[c] *= share
         scale = 1.0 / xp.sqrt(var[c] + eps)
         centred *= (scale if weight is None else scale * weight[c])[:, None]
         if bias is not None:
@@ -66,8 +68,9 @@ def batch_norm_backward(
         d = d_rows[c].astype(wide, copy=False)
         centred = xp.subtract(rows[c], mean[c, None], out=workspace(xp, "centred", d.shape, wide))
         rstd = 1.0 / xp.sqrt(var[c] + eps)
-        dbias[c] = row_sum(d)
-        dweight[c] = row_dot(d, centred) * rstd
+        row_sum(d, dbias[c])
+        row_dot(d, centred, dweight[c])
+        dweight[c] *= rstd
         scale = rstd if weight is None else rstd * weight[c]
         if not batch_statistics:
             dx[c] = d * scale[:, None]

@@ -2,7 +2,7 @@
 
 from .activation import ELU, GELU, SELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from .base import Buffer, Builder, Layer, Parameter, Step, batch_last, config, from_config, register
-from .containers import AuxiliaryHead, Concat, DenseConcat, Residual, Sequential, auxiliaries
+from .containers import AuxiliaryHead, Concat, DenseConcat, Recompute, Residual, Sequential, auxiliaries
 from .conv import Conv2d
 from .dense import Dense, Dropout, Flatten, Identity
 from .norm import BatchNorm1d, BatchNorm2d, LocalResponseNorm
@@ -45,6 +45,7 @@ __all__ = [
     "MaxPool2d",
     "Parameter",
     "ReLU",
+    "Recompute",
     "Residual",
     "Sequential",
     "SiLU",

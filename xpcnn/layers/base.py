@@ -80,8 +80,10 @@ class Parameter:
 
     def accumulate(self, gradient: Array | None) -> None:
         """Add a gradient, unless the parameter is frozen."""
-        if gradient is not None and self.trainable:
-            self.grad += gradient
+        if gradient is None or not self.trainable:
+            return
+        xp = array_module(self.grad)
+        backend.for_rows(self.grad, lambda r: xp.add(self.grad[r], gradient[r], out=self.grad[r]), 3)
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, trainable={self.trainable})"
@@ -367,6 +369,8 @@ class Layer:
         for name, parameter in self.parameters().items():
             if fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + "."):
                 parameter.trainable = trainable
+                if not trainable:
+                    parameter.grad.fill(0)
                 found = True
         if not found:
             raise ArgumentError(f"no parameter matches {pattern!r}; known: {', '.join(self.parameters())}.")

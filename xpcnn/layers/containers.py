@@ -1,16 +1,17 @@
-"""The five containers that every network from LeNet to Inception v3 is built of."""
+"""The containers that every network from LeNet to Inception v3 is built of, and one that saves memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from ..backend import Array, array_module
+from ..backend import Array
 from ..errors import ArgumentError
+from ..functional.merge import add, concatenate
 from .base import Builder, Layer, Shape, Step, Train, register
 from .dense import Identity
 
-__all__ = ["AuxiliaryHead", "Concat", "DenseConcat", "Residual", "Sequential"]
+__all__ = ["AuxiliaryHead", "Concat", "DenseConcat", "Recompute", "Residual", "Sequential"]
 
 
 class _Container(Layer):
@@ -89,14 +90,14 @@ class Concat(_Container):
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
         step: Train = Step.of(train) or False
         outputs, contexts = zip(*(layer.forward(x, step) for _, layer in self.children()), strict=True)
-        return array_module(x).concatenate(outputs), ([len(y) for y in outputs], contexts) if train else None
+        return concatenate(outputs), ([len(y) for y in outputs], contexts) if train else None
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         dx, start = None, 0
         for (_, layer), size, inner in zip(self.children(), *ctx, strict=True):
             part = layer.backward(dy[start : start + size], inner, need_dx)
             start += size
-            dx = part if dx is None else dx + part
+            dx = part if dx is None else add(dx, part)
         return dx
 
 
@@ -142,7 +143,7 @@ class Residual(Layer):
         body, body_ctx = self._body.forward(x, step)
         other, other_ctx = self.downsample.forward(x, step)
         inner = replace(step, need_dx=True) if isinstance(step, Step) else False
-        y, ctx = self._activation.forward(body + other, inner)
+        y, ctx = self._activation.forward(add(body, other), inner)
         return y, (body_ctx, other_ctx, ctx) if train else None
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
@@ -150,7 +151,7 @@ class Residual(Layer):
         dy = self._activation.backward(dy, activation_ctx)
         dx = self._body.backward(dy, body_ctx, need_dx)
         other = self.downsample.backward(dy, other_ctx, need_dx)
-        return dx + other if dx is not None and other is not None else None
+        return add(dx, other) if dx is not None and other is not None else None
 
 
 @register
@@ -173,12 +174,42 @@ class DenseConcat(Layer):
 
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
         y, ctx = self._body.forward(x, train)
-        return array_module(x).concatenate([x, y]), (len(x), ctx) if train else None
+        return concatenate([x, y]), (len(x), ctx) if train else None
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         channels, inner = ctx
         dx = self._body.backward(dy[channels:], inner, need_dx)
-        return dx + dy[:channels] if dx is not None else None
+        return add(dx, dy[:channels]) if dx is not None else None
+
+
+@register
+class Recompute(Layer):
+    """Keeps only the input of its body; backward runs the body forward again. Less memory for one more forward.
+
+    Dropout draws the same mask the second time, and running statistics are not updated again, so results are the
+    same to the last bit. Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
+    """
+
+    def __init__(self, body: Layer) -> None:
+        self._body = body
+
+    @property
+    def body(self) -> Layer:
+        """What is computed again; it adds nothing to the names."""
+        return self._body
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        return new.child("_body", self._body, input_shape)
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        step = Step.of(train)
+        y, _ = self._body.forward(x, step or False)
+        return y, None if step is None else (x, replace(step, recompute=True))
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        x, step = ctx
+        _, inner = self._body.forward(x, step)
+        return self._body.backward(dy, inner, need_dx)
 
 
 @register
@@ -213,7 +244,7 @@ class AuxiliaryHead(Layer):
         if ctx.gradient is None:
             return dy if need_dx else None
         side = self._head.backward(ctx.gradient * self.weight, ctx.head, need_dx)
-        return dy + side if side is not None else None
+        return add(dy, side) if side is not None else None
 
 
 class Auxiliary:

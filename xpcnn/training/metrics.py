@@ -134,7 +134,7 @@ class Report:
         self.classes = list(classes)
         self.confusion: np.ndarray = to_numpy(confusion).astype(np.int64)
         right, truth, predicted = np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0)
-        self.accuracy = float(right.sum() / max(truth.sum(), 1))
+        self.accuracy = int(right.sum()) / max(int(truth.sum()), 1)
         self.counts = self._named(truth)
         self.per_class = self._named(_ratio(right, truth))
         self.precision = self._named(_ratio(right, predicted))

@@ -1,0 +1,178 @@
+"""xpcnn beside PyTorch on the CPU, interleaved in one run, in separate processes with equal threads.
+
+    pip install torch==2.13.0        # the CPU build
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/compare.py [NAME ...] [--rounds 6] [--json FILE]
+
+Each round lets one side work for a while and then the other, in turn first. The ratio (torch time / our time, above 1
+we are faster) is the median over rounds of the ratio of the two medians of that round, with the least and greatest.
+Rounds in which the rest of the machine took more than `--busy` of a core are left out and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SIDES = ("torch", "xpcnn")
+
+
+# --- a side, in a process of its own ----------------------------------------------------------------------------
+
+
+def peak_memory():
+    """Return the peak resident memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def busy_elsewhere():
+    """Return (seconds of CPU that the machine used, that this process used, now)."""
+    fields = [int(v) for v in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    total = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+    return total, own.ru_utime + own.ru_stime, time.perf_counter()
+
+
+def serve(side, name, threads):
+    """Answer each line "SECONDS" on stdin with the step times of so many seconds, as JSON."""
+    from xpcnn.inspection.bench import WORKLOADS, runner, sgemm_peak
+
+    workload = WORKLOADS[name]
+    if side == "torch":
+        import torch
+        import torch_side
+
+        torch.set_num_threads(threads)
+        imported = peak_memory()
+        step = torch_side.runner(workload)
+    else:
+        import xpcnn
+
+        xpcnn.set_threads(threads)
+        imported = peak_memory()
+        step = runner(workload)
+    for _ in range(3):
+        step()
+    memory = peak_memory()
+    peak = sgemm_peak() if side == "xpcnn" else None
+    print(json.dumps({"imported": imported, "memory": memory, "peak": peak}), flush=True)
+    for line in sys.stdin:
+        seconds, times = float(line), []
+        before = busy_elsewhere()
+        while len(times) < 2 or time.perf_counter() - before[2] < seconds:
+            started = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - started)
+        after = busy_elsewhere()
+        other = (after[0] - before[0]) - (after[1] - before[1])
+        print(json.dumps({"times": times, "other": max(0.0, other) / (after[2] - before[2])}), flush=True)
+
+
+# --- both sides in turn -----------------------------------------------------------------------------------------
+
+
+def compare(name, rounds, seconds, threads, busy):
+    """Return the results of one workload."""
+    from xpcnn.inspection.bench import WORKLOADS
+
+    command = [sys.executable, __file__, "--serve"]
+    sides = {
+        side: subprocess.Popen(
+            [*command, side, name, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for side in SIDES
+    }
+    ready = {side: json.loads(process.stdout.readline()) for side, process in sides.items()}
+    measured = {side: [] for side in SIDES}
+    for number in range(rounds):
+        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+            time.sleep(0.15)  # an idle BLAS or OpenMP thread spins for a tenth of a second
+            print(seconds, file=sides[side].stdin, flush=True)
+            measured[side].append(json.loads(sides[side].stdout.readline()))
+    for process in sides.values():
+        process.stdin.close()
+        process.wait()
+    quiet = [i for i in range(rounds) if all(measured[side][i]["other"] <= busy for side in SIDES)]
+    used = quiet or range(rounds)
+    median = {side: [statistics.median(measured[side][i]["times"]) for i in used] for side in SIDES}
+    ratios = [t / x for t, x in zip(median["torch"], median["xpcnn"], strict=True)]
+    ours = statistics.median(median["xpcnn"])
+    return {
+        "workload": name,
+        "ratio": statistics.median(ratios),
+        "ratio_least": min(ratios),
+        "ratio_greatest": max(ratios),
+        "ratio_of_best": min(min(r["times"]) for r in measured["torch"])
+        / min(min(r["times"]) for r in measured["xpcnn"]),
+        "rounds": len(used),
+        "rounds_disturbed": rounds - len(quiet),
+        "torch_ms": statistics.median(median["torch"]) * 1e3,
+        "xpcnn_ms": ours * 1e3,
+        "torch_memory_mb": ready["torch"]["memory"],
+        "xpcnn_memory_mb": ready["xpcnn"]["memory"],
+        "sgemm_gflops": ready["xpcnn"]["peak"] / 1e9,
+        "utilisation": WORKLOADS[name].flops() / ours / ready["xpcnn"]["peak"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="parts of workload names; all by default")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each side in each round")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--busy", type=float, default=0.15, help="cores that others may use before a round is left out")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    options = parser.parse_args()
+    if {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & os.environ.keys():
+        print("note: OPENBLAS_CORETYPE or OPENBLAS_L2_SIZE is set, which slows NumPy", file=sys.stderr)
+    import torch
+
+    from xpcnn.inspection.bench import WORKLOADS
+    from xpcnn.inspection.doctor import versions
+
+    print(
+        f"{'workload':20}{'torch ms':>10}{'xpcnn ms':>10}{'ratio':>7}{'spread':>14}{'best':>7}{'of peak':>9}{'MB':>12}"
+    )
+    results = []
+    for name in WORKLOADS:
+        if options.names and not any(part.lower() in name.lower() for part in options.names):
+            continue
+        r = compare(name, options.rounds, options.seconds, options.threads, options.busy)
+        results.append(r)
+        spread = f"{r['ratio_least']:.2f}-{r['ratio_greatest']:.2f}"
+        memory = f"{r['torch_memory_mb']:.0f}/{r['xpcnn_memory_mb']:.0f}"
+        print(
+            f"{name:20}{r['torch_ms']:10.2f}{r['xpcnn_ms']:10.2f}{r['ratio']:7.2f}{spread:>14}{r['ratio_of_best']:7.2f}"
+            f"{r['utilisation']:9.0%}{memory:>12}"
+            + (f"  ({r['rounds_disturbed']} disturbed)" * bool(r["rounds_disturbed"])),
+            flush=True,
+        )
+    if options.json:
+        cpu = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+        about = {
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{cpu[0]}, {len(cpu)} cores, {platform.system()}",
+            "threads": options.threads,
+            "versions": {**versions(), "torch": torch.__version__},
+        }
+        options.json.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        main()
