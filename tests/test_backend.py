@@ -526,3 +526,17 @@ def test_uploader_takes_odd_arrays(xp):
 def test_uploader_on_the_cpu_hands_arrays_through():
     x = normal(1, 3)
     assert Uploader("cpu").put(x)[0] is x
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_numpy_errstate_holds_in_the_threads():
+    array = np.full(4, 3e38, np.float32)
+
+    def overflow(index: int) -> None:
+        threading.Event().wait(0.01)  # long enough for another thread to take the next
+        array * array
+
+    with np.errstate(over="ignore"):
+        for_chunks(6, 10**9, overflow)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        for_chunks(6, 10**9, overflow)

@@ -205,7 +205,6 @@ def test_early_stopping_is_in_run_json(run, tmp_path):
     assert "stopped early" in out
 
 
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_a_training_that_blows_up_is_recorded(refused, tmp_path):
     code, err = refused(
         "train", "mnist", *TINY, "--optimizer", "sgd", "--lr", 1e30, "--epochs", 3, "--out", tmp_path, "--quiet"

@@ -6,6 +6,7 @@ Everything else asks here: which module an array belongs to, where it is, how it
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import itertools
 import logging
@@ -376,6 +377,7 @@ class _Job:
         self.error: BaseException | None = None
         self.lock = threading.Lock()
         self.done = threading.Event()
+        self.context = contextvars.copy_context()  # numpy.errstate and the like hold in every thread
 
     def work(self) -> None:
         for index in self.indices:
@@ -400,7 +402,8 @@ def _serve() -> None:
     if any(getattr(library, "threading_layer", "") == "openmp" for library in _blas_libraries()):
         _set_blas_threads([1] * len(_blas_libraries()))  # OpenMP counts per calling thread
     while True:
-        _jobs.get().work()
+        job = _jobs.get()
+        job.context.copy().run(job.work)
 
 
 def _start_workers(count: int) -> None:

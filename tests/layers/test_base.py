@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -33,6 +34,7 @@ from xpcnn.layers import (
     from_config,
     register,
 )
+from xpcnn.optim import SGD
 
 
 def net_of(**build) -> Sequential:
@@ -582,3 +584,17 @@ def test_parameters_say_what_they_are():
 def test_containers_are_layers_to_each_other():
     net = Concat(a=Residual(Conv2d(2, 1)), b=Sequential(Conv2d(1, 1)))
     assert net.build((2, 3, 3)) == (3, 3, 3)
+
+
+def test_a_deep_copy_trains_on_its_own(xp):
+    net = Sequential(Dense(2), Dense(1))
+    net.build((3,), device="cpu" if xp is np else "cuda:0")
+    net.freeze("0")
+    twin = copy.deepcopy(net)
+    before = {name: to_numpy(array).copy() for name, array in net.state_dict().items()}
+    twin.parameters()["1.weight"].grad[...] = 1.0
+    SGD(0.5).step(twin)
+    np.testing.assert_allclose(to_numpy(twin.state_dict()["1.weight"]), before["1.weight"] - 0.5)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(to_numpy(array), before[name])
+    assert [p.trainable for p in twin.parameters().values()] == [False, False, True, True]

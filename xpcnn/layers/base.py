@@ -85,6 +85,13 @@ class Parameter:
         xp = array_module(self.grad)
         backend.for_rows(self.grad, lambda r: xp.add(self.grad[r], gradient[r], out=self.grad[r]), 3)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        """Return a parameter with arrays of its own, in no flat buffer yet."""
+        twin = memo[id(self)] = Parameter(self.data.copy())
+        twin.grad[...] = self.grad
+        twin.trainable = self.trainable
+        return twin
+
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, trainable={self.trainable})"
 
