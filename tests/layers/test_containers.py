@@ -12,6 +12,7 @@ from xpcnn.errors import ArgumentError, ShapeError
 from xpcnn.inspection import gradcheck
 from xpcnn.layers import (
     AuxiliaryHead,
+    BatchNorm1d,
     BatchNorm2d,
     Concat,
     Conv2d,
@@ -32,6 +33,7 @@ from xpcnn.layers import (
     config,
     from_config,
 )
+from xpcnn.layers.containers import as_written
 
 
 def images(n: int = 2, channels: int = 2, dtype: str = "float64") -> np.ndarray:
@@ -147,13 +149,55 @@ def test_what_is_no_layer_is_refused_at_the_latest_by_build():
 # --- what is computed and kept, and what not ---------------------------------------------------------------------
 
 
+def kept_by(ctx) -> list[Layer]:
+    """The layers of a Sequential that keep something."""
+    return [layer for layer, _ in ctx[1]]
+
+
+def test_dx_that_was_given_up_cannot_be_had():
+    net = Sequential(ReLU(), Conv2d(2, 1))
+    net.build((2, 4, 4), dtype="float64")
+    y, ctx = net.forward(images(), Step(need_dx=False))
+    with pytest.raises(ArgumentError, match=r"cannot return dx: the forward pass ran with Step\(need_dx=False\)"):
+        net.backward(np.ones_like(y), ctx)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "inference"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_layers_computed_together_give_the_bits_of_layers_apart(train, dtype, xp):
+    net = Sequential(
+        *(Conv2d(4, 3, padding=1), ReLU(), MaxPool2d(2, padding=1)),  # the ReLU moves behind the pooling
+        *(Conv2d(5, 3), BatchNorm2d(), ReLU(), MaxPool2d(2, 1)),
+        *(Conv2d(4, 2), ReLU(), Conv2d(4, 1), BatchNorm2d(), ReLU(), ReLU()),  # the others join their layers
+        *(Flatten(), Dense(6), BatchNorm1d(), ReLU(), Dense(3)),
+    )
+    net.build((2, 12, 10), dtype=dtype, device="cpu" if xp is np else "cuda:0")
+    x = xp.asarray(batch_last(normal(1, 4, 2, 12, 10, dtype=dtype)))
+    step = Step(inference=not train, recompute=True)
+    results = []
+    for apart in (False, True):
+        token = as_written.set(apart)
+        try:
+            y, ctx = net.forward(x, step)
+            dx = net.backward(xp.cos(y), ctx)
+        finally:
+            as_written.reset(token)
+        assert len(ctx[1]) == (18 if apart else 15)
+        gradients = [p.grad.copy() for p in net.parameters().values()]
+        net.flat().grad.fill(0)
+        results.append([to_numpy(array) for array in (y, dx, *gradients)])
+    for together, separately in zip(*results, strict=True):
+        assert np.abs(separately).max() > 0
+        np.testing.assert_array_equal(together, separately)
+
+
 def test_backward_stops_at_the_first_layer_that_learns():
     first, second, third = Spy(), Spy(), Spy()
     net = Sequential(first, second, Conv2d(2, 1), third, Conv2d(2, 1))
     net.build((2, 4, 4), dtype="float64")
     y, ctx = net.forward(images(), Step(number=1, need_dx=False))
     assert net.backward(np.ones_like(y), ctx, need_dx=False) is None
-    assert ctx[:2] == [None, None]
+    assert kept_by(ctx) == [net["2"], third, net["4"]]
     assert first.calls == second.calls == [Step(number=1, need_dx=False)]
     assert third.calls == [Step(number=1), ("backward", "kept", True)]
     y, ctx = net.forward(images(), True)
@@ -167,13 +211,13 @@ def test_a_frozen_beginning_keeps_nothing():
     net.freeze("0")
     net.freeze("2.*")
     y, ctx = net.forward(images(), Step(need_dx=False))
-    assert ctx[:3] == [None, None, None]
+    assert kept_by(ctx) == [net["3"]]
     net.backward(np.ones_like(y), ctx, need_dx=False)
     names = [name for name, p in net.parameters().items() if p.grad.any()]
     assert names == ["3.weight", "3.bias"]
     net.freeze()
     y, ctx = net.forward(images(), Step(need_dx=False))
-    assert ctx == [None] * 4
+    assert kept_by(ctx) == []
     assert net.backward(np.ones_like(y), ctx, need_dx=False) is None
 
 
@@ -377,7 +421,7 @@ def test_recompute_keeps_the_input_alone_and_changes_no_bit(xp):
         y, ctx = net.forward(x, Step(3, 7))
         contexts.append(ctx)
         net.backward(xp.ones_like(y), ctx)
-    kept, step = contexts[1][1]
+    kept, step = contexts[1][1][1][1]  # of the second layer
     assert kept.shape == (3, 6, 5, 4)
     assert step == Step(3, 7, recompute=True)
     for (name, one), (other_name, other) in zip(plain.state_dict().items(), saving.state_dict().items(), strict=True):

@@ -16,6 +16,7 @@ Source: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Net
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -80,8 +81,13 @@ def conv2d(
     return y.transpose(3, 0, 1, 2)
 
 
-def conv2d_forward(x: Array, weight: Array, bias: Array | None, window: Window, groups: int = 1) -> Array:
-    """Return y (O, OH, OW, N) for x (C, H, W, N), weight (O, C/G, KH, KW) and bias (O,) or None."""
+def conv2d_forward(
+    x: Array, weight: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+) -> Array:
+    """Return y (O, OH, OW, N) for x (C, H, W, N), weight (O, C/G, KH, KW) and bias (O,) or None.
+
+    With `relu` it is max(y, 0), applied while a chunk is in the cache.
+    """
     xp = array_module(x=x, weight=weight, bias=bias)
     filters, batch = weight.shape[0], x.shape[3]
     y = xp.empty((filters, *window.output, batch), x.dtype)
@@ -93,9 +99,14 @@ def conv2d_forward(x: Array, weight: Array, bias: Array | None, window: Window, 
 
     def work(index: int) -> None:
         out = products[:, :, columns.range(chunks[index])]
-        _matmul(matrix, columns.chunk(chunks[index]), out)
+        product = _dense(out)
+        _matmul(matrix, columns.chunk(chunks[index]), product)
         if shift is not None:
-            out += shift
+            product += shift
+        if relu:
+            xp.clip(product, 0.0, math.inf, out=out)
+        elif product is not out:
+            xp.copyto(out, product)
 
     for_chunks(len(chunks), columns.size, work)
     return y
@@ -194,6 +205,11 @@ class Columns:
         return col.reshape(view.shape[0], view.shape[1] * self.window.taps, -1)
 
 
+def _dense(out: Array) -> Array:
+    """Return where a product for `out` is best computed: rows far apart by a power of two share cache lines."""
+    return out if out.flags.c_contiguous else workspace(array_module(out), "product", out.shape, out.dtype)
+
+
 def _matmul(a: Array, b: Array, out: Array) -> None:
     """out = a @ b for stacks of G matrices."""
     if len(a) == 1:
@@ -246,7 +262,7 @@ def _sum_over_lanes(
         first, last = lanes[index]
         product(chunks[first], totals[index])
         for pixels in chunks[first + 1 : last]:
-            part = workspace(xp, "product", shape, dtype)
+            part = workspace(xp, "part", shape, dtype)
             product(pixels, part)
             totals[index] += part
 
@@ -297,7 +313,11 @@ def _backward_by_gather(
 
     def product(pixels: Pixels, out: Array | None) -> None:
         col, where = columns.chunk(pixels), columns.range(pixels)
-        _matmul(matrix, col, flat_dx[:, :, where])
+        target = flat_dx[:, :, where]
+        product = _dense(target)
+        _matmul(matrix, col, product)
+        if product is not target:
+            xp.copyto(target, product)
         if out is not None and flat_x is not None:
             _matmul_transposed(col, flat_x[:, :, where], out)
 

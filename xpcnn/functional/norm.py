@@ -6,10 +6,14 @@ float32.
 
 from __future__ import annotations
 
+import math
+
 from ..backend import Array, array_module, for_rows, row_dot, row_sum, workspace
 
 
-def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:
+def batch_norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, relu: bool = False
+) -> tuple[Array, Array, Array]:
     """Normalise by the statistics of the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 1; var is the population variance.
@@ -19,6 +23,7 @@ def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: 
         weight: (C,) or None for 1.
         bias: (C,) or None for 0.
         eps: added to the variance.
+        relu: return max(y, 0), applied while a block is in the cache.
 
     Returns:
         y like x, mean (C,), var (C,); the statistics in at least float32.
@@ -42,6 +47,8 @@ def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: 
         centred *= (scale if weight is None else scale * weight[c])[:, None]
         if bias is not None:
             centred += bias[c, None]
+        if relu:
+            xp.clip(centred, 0.0, math.inf, out=centred)
         if y.dtype != wide:
             y[c] = centred
 
@@ -50,22 +57,32 @@ def batch_norm_forward(x: Array, weight: Array | None, bias: Array | None, eps: 
 
 
 def batch_norm_backward(
-    dy: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, batch_statistics: bool = True
+    dy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    eps: float,
+    batch_statistics: bool = True,
+    y: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Return (dx, dweight (C,), dbias (C,)).
 
     With `batch_statistics` the mean and variance are functions of x and have their part in dx; without, they are the
-    constants of inference.
+    constants of inference. If a ReLU was applied, y is the output, and dy counts only where y > 0.
     """
     xp = array_module(dy=dy, x=x, weight=weight)
     wide = mean.dtype
     d_rows, rows = dy.reshape(dy.shape[0], -1), x.reshape(x.shape[0], -1)
+    outputs = None if y is None else y.reshape(rows.shape)
     dx = xp.empty(rows.shape, dy.dtype)
     dweight, dbias = xp.empty(len(rows), wide), xp.empty(len(rows), wide)
     share = 1.0 / max(rows.shape[1], 1)
 
     def work(c: slice) -> None:
         d = d_rows[c].astype(wide, copy=False)
+        if outputs is not None:
+            d = xp.multiply(d, outputs[c] > 0, out=workspace(xp, "masked", d.shape, wide))
         centred = xp.subtract(rows[c], mean[c, None], out=workspace(xp, "centred", d.shape, wide))
         rstd = 1.0 / xp.sqrt(var[c] + eps)
         row_sum(d, dbias[c])
@@ -88,9 +105,15 @@ def batch_norm_backward(
 
 
 def batch_norm_inference(
-    x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    relu: bool = False,
 ) -> Array:
-    """Normalise by fixed statistics, mean (C,) and var (C,)."""
+    """Normalise by fixed statistics, mean (C,) and var (C,); with `relu` return max(y, 0)."""
     xp = array_module(x=x, mean=mean, weight=weight)
     scale = 1.0 / xp.sqrt(var + eps)
     if weight is not None:
@@ -102,6 +125,8 @@ def batch_norm_inference(
     def work(c: slice) -> None:
         wide = rows[c] * scale[c, None]
         wide += shift[c, None]
+        if relu:
+            xp.clip(wide, 0.0, math.inf, out=wide)
         y[c] = wide
 
     for_rows(rows, work, passes=4)

@@ -92,25 +92,26 @@ def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...
     """dx = dy routed, along one axis, to the first tap of x that equals the maximum y."""
     xp = array_module(dy)
     rest = workspace(xp, "rest", dy.shape, dy.dtype)
-    share = workspace(xp, "share", dy.shape, dy.dtype)
     equal = workspace(xp, "equal", dy.shape, np.bool_)
-    last = len(taps) - 1
     disjoint = bool(taps[0][-1].step >= len(taps) * _gap(taps))
     if not disjoint or not _covered(x, taps):
         dx.fill(0)
-    source = dy
-    for k, where in enumerate(taps):
-        target = dx[where]
-        if k == last:
-            part = source
-        else:
-            xp.equal(x[where], y, out=equal)
-            part = xp.multiply(source, equal, out=target if disjoint else share)
-            source = xp.subtract(source, part, out=rest)
-        if not disjoint:
+    if len(taps) == 1:
+        dx[taps[0]] = dy
+        return
+    share = None if disjoint else workspace(xp, "share", dy.shape, dy.dtype)
+    last, source = len(taps) - 1, dy
+    for k, where in enumerate(taps[:-1]):
+        xp.equal(x[where], y, out=equal)
+        part = xp.multiply(source, equal, out=dx[where] if share is None else share)
+        if share is not None:
+            target = dx[where]
             target += part
-        elif k == last:
-            target[...] = part
+        goes_on = rest if share is not None or k < last - 1 else dx[taps[last]]  # what is left is the last tap's
+        source = xp.subtract(source, part, out=goes_on)
+    if share is not None:
+        target = dx[taps[last]]
+        target += source
 
 
 def _gap(taps: list[tuple[slice, ...]]) -> int:

@@ -15,6 +15,7 @@ from .. import backend
 from ..backend import Array, Device, generator
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
+from ..layers.containers import as_written
 from ..optim import SGD, Optimizer
 from .summary import memory_of
 from .table import Table, quantity
@@ -91,12 +92,14 @@ def watch_time(net: Layer) -> Iterator[Profile]:
     convolution and its ReLU, are computed apart.
     """
     leaves = net.leaves()
+    token = as_written.set(True)
     result = Profile([LayerTime(path, repr(layer)) for path, layer in leaves], device=str(net.device))
     try:
         for (_, layer), row in zip(leaves, result.layers, strict=True):
             _shadow(layer, row, result, net.device)
         yield result
     finally:
+        as_written.reset(token)
         for _, layer in leaves:
             vars(layer).pop("forward", None)
             vars(layer).pop("backward", None)

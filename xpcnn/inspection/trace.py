@@ -9,6 +9,7 @@ from typing import Any
 
 from ..backend import Array
 from ..layers import Layer
+from ..layers.containers import as_written
 
 __all__ = ["Visit", "trace"]
 
@@ -34,6 +35,7 @@ def trace(net: Layer) -> Iterator[list[Visit]]:
     that nobody else is using (a copy).
     """
     visits: list[Visit] = []
+    token = as_written.set(True)
     watched: list[Layer] = []
     try:
         for path, layer in net.leaves():
@@ -41,6 +43,7 @@ def trace(net: Layer) -> Iterator[list[Visit]]:
             _watch(path, layer, visits)
         yield visits
     finally:
+        as_written.reset(token)
         for layer in watched:
             vars(layer).pop("forward", None)
             vars(layer).pop("backward", None)

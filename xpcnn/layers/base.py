@@ -202,6 +202,7 @@ class Layer:
     """Base class. A layer defines `setup`, `forward`, `backward`, and `macs` if it multiplies."""
 
     input_shape: Shape | None = None  # what the network was built for
+    applies_relu = False  # whether forward takes relu=True, which does the work of a ReLU that follows
 
     # --- what a layer's author writes ---------------------------------------------------------------------------
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
 from ..backend import Array
 from ..errors import ArgumentError
 from ..functional.merge import add, concatenate
+from .activation import ReLU
 from .base import Builder, Layer, Shape, Step, Train, register
 from .dense import Identity
+from .pool import MaxPool2d
 
 __all__ = ["AuxiliaryHead", "Concat", "DenseConcat", "Recompute", "Residual", "Sequential"]
 
@@ -41,6 +45,35 @@ class _Container(Layer):
         return f"{type(self).__name__}({''.join(f'{chr(10)}  {line}' for line in lines)}\n)"
 
 
+as_written = ContextVar("as_written", default=False)
+
+
+def _arranged(layers: list[Layer]) -> Iterator[tuple[Layer, bool]]:
+    """Yield (layer, whether it applies the ReLU after it) in the order in which they are computed.
+
+    A ReLU before a max pooling comes after it instead: both are monotone, so outputs and gradients are the same, and
+    there are fewer pixels left. A ReLU after a layer that can apply it is left to that layer. Inside
+    `as_written.set(True)` everything is computed as it is written: then each layer can be watched.
+    """
+    if as_written.get():
+        yield from ((layer, False) for layer in layers)
+        return
+    i = 0
+    while i < len(layers):
+        layer, following = layers[i], layers[i + 1 : i + 3]
+        pools = len(following) == 2 and type(following[1]) is MaxPool2d
+        if type(layer) is ReLU and following and type(following[0]) is MaxPool2d:
+            yield following[0], False
+            yield layer, False
+            i += 2
+        elif layer.applies_relu and following and type(following[0]) is ReLU and not pools:
+            yield layer, True
+            i += 2
+        else:
+            yield layer, False
+            i += 1
+
+
 @register
 class Sequential(_Container):
     """Layers one after the other: `Sequential(Conv2d(8, 3), ReLU())`, or named: `Sequential(conv1=Conv2d(8, 3))`."""
@@ -52,29 +85,31 @@ class Sequential(_Container):
 
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
         step = Step.of(train)
-        if step is None:
-            for _, layer in self.children():
-                x, _ = layer.forward(x, False)
-            return x, None
-        contexts: list[Any] = []
-        for _, layer in self.children():
-            if step.need_dx:
-                x, ctx = layer.forward(x, step)
-            elif layer.has_trainable:  # the first that learns: from here on gradients are wanted
-                x, ctx = layer.forward(x, step)
-                step = replace(step, need_dx=True)
-            else:
-                x, ctx = layer.forward(x, step)[0], None
-            contexts.append(ctx)
-        return x, contexts
+        complete = step is None or step.need_dx
+        contexts: list[tuple[Layer, Any]] = []
+        for layer, relu in _arranged([layer for _, layer in self.children()]):
+            options = {"relu": True} if relu else {}
+            x, ctx = layer.forward(x, step or False, **options)
+            if step is not None and (step.need_dx or layer.has_trainable):
+                contexts.append((layer, ctx))
+                step = replace(step, need_dx=True)  # what comes after the first layer that learns owes it a gradient
+        return x, None if step is None else (complete, contexts)
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
-        layers = [layer for _, layer in self.children()]
-        first = 0 if need_dx else next((i for i, layer in enumerate(layers) if layer.has_trainable), len(layers))
+        complete, contexts = ctx
+        if need_dx and not complete:
+            raise ArgumentError(
+                "backward cannot return dx: the forward pass ran with Step(need_dx=False) and kept nothing for it. "
+                "Call backward(dy, ctx, need_dx=False), or forward with need_dx=True."
+            )
+        first = 0 if need_dx else next((i for i, (layer, _) in enumerate(contexts) if layer.has_trainable), None)
+        if first is None:
+            return None
         gradient: Array | None = dy
-        for i in range(len(layers) - 1, first - 1, -1):
-            gradient = layers[i].backward(gradient, ctx[i], need_dx or i > first)
-        return gradient if need_dx else None
+        for i in range(len(contexts) - 1, first - 1, -1):
+            layer, inner = contexts[i]
+            gradient = layer.backward(gradient, inner, need_dx or i > first)
+        return gradient
 
 
 @register

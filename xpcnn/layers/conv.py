@@ -6,6 +6,7 @@ from typing import Any
 
 from ..backend import Array
 from ..errors import ArgumentError
+from ..functional.activation import relu_backward
 from ..functional.conv import bias_gradient, conv2d_backward, conv2d_forward
 from ..functional.geometry import Padding, Pair, Window, as_padding, make_window, pair
 from ..init import InitLike
@@ -78,16 +79,20 @@ class Conv2d(Layer):
             new.parameter(self, "bias", shape[:1], bias_init(self.init, self.bias_init), fan_in, fan_out)
         return (self.out_channels, *window.output)
 
-    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+    applies_relu = True
+
+    def forward(self, x: Array, train: Train, relu: bool = False) -> tuple[Array, Any]:
         window = self.window(x.shape[1:3])
         bias = self.bias.data if isinstance(self.bias, Parameter) else None
-        y = conv2d_forward(x, built(self.weight, self, x), bias, window, self.groups)
+        y = conv2d_forward(x, built(self.weight, self, x), bias, window, self.groups, relu)
         if not train:
             return y, None
-        return y, (x if trainable(self.weight) else None, window)
+        return y, (x if trainable(self.weight) else None, window, y if relu else None)
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
-        x, window = ctx
+        x, window, y = ctx
+        if y is not None:
+            dy = relu_backward(dy, y)
         dx, dw = conv2d_backward(dy, x, built(self.weight, self), window, self.groups, need_dx, x is not None)
         if self.weight is not None:
             self.weight.accumulate(dw)

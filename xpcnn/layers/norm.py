@@ -35,6 +35,7 @@ class _BatchNorm(Layer):
     """
 
     dimensions = 0
+    applies_relu = True
 
     def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         if eps <= 0 or not 0.0 <= momentum <= 1.0:
@@ -60,30 +61,30 @@ class _BatchNorm(Layer):
         new.buffer(self, "running_var", input_shape[:1], 1.0)
         return input_shape
 
-    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+    def forward(self, x: Array, train: Train, relu: bool = False) -> tuple[Array, Any]:
         running_mean, running_var = built(self.running_mean, self), built(self.running_var, self)
         weight = None if self.weight is None else self.weight.data
         bias = None if self.bias is None else self.bias.data
         step = Step.of(train)
         if step is None or step.inference or self.is_frozen:
-            y = batch_norm_inference(x, running_mean, running_var, weight, bias, self.eps)
-            return y, (x, running_mean, running_var, False) if step is not None else None
+            y = batch_norm_inference(x, running_mean, running_var, weight, bias, self.eps, relu)
+            return y, (x, running_mean, running_var, False, y if relu else None) if step is not None else None
         count = x.size // x.shape[0]
         if count < 2:
             raise ArgumentError(
                 f"{type(self).__name__} needs more than one value per channel in training; received an input of shape "
                 f"{x.shape}. Use a larger batch, or drop_last=True if it is the last one of an epoch."
             )
-        y, mean, var = batch_norm_forward(x, weight, bias, self.eps)
+        y, mean, var = batch_norm_forward(x, weight, bias, self.eps, relu)
         if not step.recompute:
             running_mean += self.momentum * (mean - running_mean)
             running_var += self.momentum * (var * (count / (count - 1)) - running_var)
-        return y, (x, mean, var, True)
+        return y, (x, mean, var, True, y if relu else None)
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
-        x, mean, var, batch_statistics = ctx
+        x, mean, var, batch_statistics, y = ctx
         weight = None if self.weight is None else self.weight.data
-        dx, dweight, dbias = batch_norm_backward(dy, x, mean, var, weight, self.eps, batch_statistics)
+        dx, dweight, dbias = batch_norm_backward(dy, x, mean, var, weight, self.eps, batch_statistics, y)
         if self.weight is not None and self.bias is not None:
             self.weight.accumulate(dweight)
             self.bias.accumulate(dbias)
