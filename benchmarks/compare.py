@@ -63,6 +63,7 @@ def serve(side, name, threads):
     for _ in range(3):
         step()
     memory = peak_memory()
+    time.sleep(0.3)
     peak = sgemm_peak() if side == "xpcnn" else None
     print(json.dumps({"imported": imported, "memory": memory, "peak": peak}), flush=True)
     for line in sys.stdin:
@@ -85,13 +86,12 @@ def compare(name, rounds, seconds, threads, busy):
     from xpcnn.inspection.bench import WORKLOADS
 
     command = [sys.executable, __file__, "--serve"]
-    sides = {
-        side: subprocess.Popen(
+    sides, ready = {}, {}
+    for side in SIDES:  # one after the other: ours measures the peak when all is quiet
+        sides[side] = subprocess.Popen(
             [*command, side, name, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for side in SIDES
-    }
-    ready = {side: json.loads(process.stdout.readline()) for side, process in sides.items()}
+        ready[side] = json.loads(sides[side].stdout.readline())
     measured = {side: [] for side in SIDES}
     for number in range(rounds):
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:

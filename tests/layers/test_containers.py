@@ -166,9 +166,13 @@ def test_dx_that_was_given_up_cannot_be_had():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_layers_computed_together_give_the_bits_of_layers_apart(train, dtype, xp):
     net = Sequential(
-        *(Conv2d(4, 3, padding=1), ReLU(), MaxPool2d(2, padding=1)),  # the ReLU moves behind the pooling
+        *(
+            Conv2d(4, 3, padding=1),
+            ReLU(),
+            MaxPool2d(2, padding=1),
+        ),  # here the ReLU moves behind the pooling, later it joins
         *(Conv2d(5, 3), BatchNorm2d(), ReLU(), MaxPool2d(2, 1)),
-        *(Conv2d(4, 2), ReLU(), Conv2d(4, 1), BatchNorm2d(), ReLU(), ReLU()),  # the others join their layers
+        *(Conv2d(8, 2, init="he_normal"), ReLU(), Conv2d(16, 1, init="he_normal"), BatchNorm2d(), ReLU(), ReLU()),
         *(Flatten(), Dense(6), BatchNorm1d(), ReLU(), Dense(3)),
     )
     net.build((2, 12, 10), dtype=dtype, device="cpu" if xp is np else "cuda:0")

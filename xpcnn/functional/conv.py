@@ -108,7 +108,7 @@ def conv2d_forward(
         elif product is not out:
             xp.copyto(out, product)
 
-    for_chunks(len(chunks), columns.size, work)
+    for_chunks(len(chunks), columns.size * max(1, filters // 16), work)
     return y
 
 

@@ -7,7 +7,7 @@ batch-last: (C, H, W, N).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from ..backend import Array, array_module, for_chunks, spans, workspace
@@ -65,12 +65,12 @@ class Window:
         """Whether output pixel (i, j) sees input pixel (i, j) and no other."""
         return self.taps == 1 and self.stride == (1, 1) and not any(self.pads)
 
-    @property
+    @cached_property
     def covers_input(self) -> bool:
         """Whether the windows see exactly the input: no padding, nothing left out."""
         return self.padded == self.input and not any(self.pads)
 
-    @property
+    @cached_property
     def padded(self) -> Pair:
         """Height and width of the padded input that the windows cover."""
         return tuple(  # type: ignore[return-value]

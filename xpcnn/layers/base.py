@@ -202,6 +202,7 @@ class Layer:
     """Base class. A layer defines `setup`, `forward`, `backward`, and `macs` if it multiplies."""
 
     input_shape: Shape | None = None  # what the network was built for
+    _flat: Flat | None = None
     applies_relu = False  # whether forward takes relu=True, which does the work of a ReLU that follows
 
     # --- what a layer's author writes ---------------------------------------------------------------------------
@@ -242,12 +243,14 @@ class Layer:
         place, kind = (self.device, self.dtype) if built else (Device(device), kind)
         output = self.setup(tuple(int(n) for n in shape), Builder(seed, kind))
         self.input_shape = tuple(int(n) for n in shape)
+        if not built:
+            self._flat = None
         self.to(place)
         return output
 
     def __call__(self, x: Array) -> Array:
         """Return the outputs (N, ...) for inputs (N, ...), cast to the network's dtype, in inference mode."""
-        dtype = x.dtype if x.dtype.kind == "f" and not self._state() else self.dtype
+        dtype = next((entry.data.dtype for _, entry in self._entries()), x.dtype if x.dtype.kind == "f" else "float32")
         with backend.single_threaded_blas():
             y, _ = self.forward(batch_last(x).astype(dtype, copy=False), False)
         return array_module(y).moveaxis(y, -1, 0)
@@ -284,17 +287,20 @@ class Layer:
     def _state(self) -> dict[str, Parameter | Buffer]:
         """All parameters and buffers by name."""
         state: dict[str, Parameter | Buffer] = {}
+        for name, value in self._entries():
+            if name in state:
+                raise ArgumentError(
+                    f"two parameters are called {name!r}: give one of the layers a name that does not begin "
+                    "with '_', for example Concat(left=..., right=...)."
+                )
+            state[name] = value
+        return state
+
+    def _entries(self) -> Iterator[tuple[str, Parameter | Buffer]]:
         for path, layer in self.walk():
             for attribute, value in vars(layer).items():
                 if isinstance(value, (Parameter, Buffer)):
-                    name = _join(path, attribute)
-                    if name in state:
-                        raise ArgumentError(
-                            f"two parameters are called {name!r}: give one of the layers a name that does not begin "
-                            "with '_', for example Concat(left=..., right=...)."
-                        )
-                    state[name] = value
-        return state
+                    yield _join(path, attribute), value
 
     def parameters(self) -> dict[str, Parameter]:
         """Return all parameters by name, frozen ones too, in the order of the layers."""
@@ -303,12 +309,12 @@ class Layer:
     @property
     def has_trainable(self) -> bool:
         """Whether anything in here is trained: where not, backward need not come by."""
-        return any(p.trainable for p in self.parameters().values())
+        return any(isinstance(entry, Parameter) and entry.trainable for _, entry in self._entries())
 
     @property
     def device(self) -> Device:
         """Where the parameters are ("cpu" for a network without any)."""
-        return next((backend.device_of(entry.data) for entry in self._state().values()), Device("cpu"))
+        return next((backend.device_of(entry.data) for _, entry in self._entries()), Device("cpu"))
 
     @property
     def xp(self) -> ModuleType:
@@ -318,7 +324,7 @@ class Layer:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the parameters (float32 for a network without any)."""
-        return next((entry.data.dtype for entry in self._state().values()), np.dtype(np.float32))
+        return next((entry.data.dtype for _, entry in self._entries()), np.dtype(np.float32))
 
     def to(self, device: str | Device | None = None, dtype: str | None = None) -> Layer:
         """Move the network to a device and/or change its dtype; returns the network."""
@@ -328,6 +334,7 @@ class Layer:
             if backend.device_of(entry.data) == place and entry.data.dtype == kind:
                 continue
             entry.data = backend.to_device(entry.data, place).astype(kind)
+            self._flat = None
             if isinstance(entry, Parameter):
                 entry.grad = backend.to_device(entry.grad, place).astype(kind)
                 entry.owner = None
@@ -385,11 +392,9 @@ class Layer:
 
     def flat(self) -> Flat:
         """Return the flat buffers of this network, made (again) if its parameters are not all in one."""
-        parameters = self.parameters()
-        owners = {p.owner for p in parameters.values()}
-        if len(owners) == 1 and (owner := owners.pop()) is not None and len(owner.names) == len(parameters):
-            return owner
-        return Flat(parameters)
+        if self._flat is None or not self._flat.is_whole:
+            self._flat = Flat(self.parameters())
+        return self._flat
 
     def __repr__(self) -> str:
         parts = []
@@ -428,6 +433,11 @@ class Flat:
             gradient = self.grad[start : start + size].reshape(shape)
             gradient[...] = parameter.grad
             parameter.data, parameter.grad, parameter.owner = view, gradient, self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no parameter has moved to another device or to the buffers of a larger network."""
+        return all(p.owner is self for p in self._parameters)
 
     def views(self, buffer: Array) -> dict[str, Array]:
         """Return views of another array of the same length by parameter name (an optimizer's state)."""
