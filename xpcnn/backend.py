@@ -457,7 +457,7 @@ def spans(total: int, pieces: int) -> list[tuple[int, int]]:
     return [(i * total // pieces, (i + 1) * total // pieces) for i in range(pieces)]
 
 
-BLOCK = 1 << 16  # elements per block of rows: several passes over a block stay in the cache
+BLOCK = 1 << 18  # elements per block of rows: several passes stay in the cache, and calls cost little beside them
 
 
 def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -> None:
@@ -471,7 +471,10 @@ def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -
     if _is_cupy(array):
         function(slice(0, array.shape[0]))
         return
-    blocks = spans(array.shape[0], max(1, -(-array.size // BLOCK)))
+    pieces = -(-array.size // BLOCK)
+    if passes * array.size >= INLINE_WORK:
+        pieces = -(-pieces // threads()) * threads()  # as much for each
+    blocks = spans(array.shape[0], pieces)
     for_chunks(len(blocks), passes * array.size, lambda i: function(slice(*blocks[i])))
 
 
@@ -545,33 +548,45 @@ def workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
 # --- products ---------------------------------------------------------------------------------------------------
 
 SMALL_PRODUCT = 1_000_000  # M*N*K up to which OpenBLAS uses its small-matrix kernels
+NARROWEST = 32  # columns below which these are no longer faster
 
 
-def _pieces(columns: int, limit: int) -> int:
-    """Into how many equal pieces of at most `limit` columns to cut, 0 if that does not come out even."""
-    if columns <= limit or limit < 200:
-        return 0
-    least = -(-columns // limit)
-    return next((m for m in range(least, 16 * (columns // limit + 1)) if columns % m == 0), 0)
+def matrix_workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
+    """Return scratch matrices (..., M, N) like `workspace`, on the CPU with rows an odd number of cache lines apart.
+
+    Rows a power of two apart share cache sets: OpenBLAS then takes up to twice as long.
+    """
+    if xp is not np:
+        return workspace(xp, name, shape, dtype)
+    width = (-(-shape[-1] // 16) | 1) * 16
+    return workspace(xp, name, (*shape[:-1], width), dtype)[..., : shape[-1]]
+
+
+def _narrow(rows: int, depth: int, columns: int) -> int:
+    """How many columns make a product small enough, a multiple of 16; 0 if the whole is best done at once."""
+    width = min(SMALL_PRODUCT // max(rows * depth, 1), 512) // 16 * 16
+    return width if NARROWEST <= width < columns else 0
 
 
 def matmul(a: Array, b: Array, out: Array) -> Array:
     """`out[...] = a @ b` for matrices (M, K) and (K, N).
 
-    OpenBLAS is several times slower than it could be for few rows and many columns. There the columns are
+    OpenBLAS is up to three times slower than it could be for few rows and many columns. There the columns are
     cut into pieces small enough for its small-matrix kernels and multiplied as one batch.
     """
     xp = array_module(a, b)
     if xp is np and b.strides[1] == b.itemsize and out.strides[1] == out.itemsize:
         (m, k), n = a.shape, b.shape[1]
-        pieces = _pieces(n, SMALL_PRODUCT // max(m * k, 1))
-        if pieces:
-            width = n // pieces
+        width = _narrow(m, k, n)
+        if width:
+            whole = n // width * width
             np.matmul(
                 a,
-                b.reshape(k, pieces, width).transpose(1, 0, 2),
-                out=out.reshape(m, pieces, width).transpose(1, 0, 2),
+                b[:, :whole].reshape(k, -1, width).transpose(1, 0, 2),
+                out=out[:, :whole].reshape(m, -1, width).transpose(1, 0, 2),
             )
+            if whole < n:
+                np.matmul(a, b[:, whole:], out=out[:, whole:])
             return out
     return xp.matmul(a, b, out=out)
 
@@ -584,10 +599,20 @@ def row_dot(a: Array, b: Array, out: Array) -> None:
         (a * b).sum(axis=1, out=out)
 
 
+_ones_of: dict[np.dtype[Any], np.ndarray] = {}
+
+
+def _ones(dtype: np.dtype[Any], count: int) -> np.ndarray:
+    ones = _ones_of.get(dtype)
+    if ones is None or len(ones) < count:
+        ones = _ones_of[dtype] = np.ones(count, dtype)
+    return ones[:count]
+
+
 def row_sum(a: Array, out: Array) -> None:
     """`out[...] = a.sum(axis=1)` for a matrix; on the CPU a product with ones, which BLAS does faster than a sum."""
     if isinstance(a, np.ndarray):
-        np.matmul(a, np.ones(a.shape[1], a.dtype), out=out)
+        np.matmul(a, _ones(a.dtype, a.shape[1]), out=out)
     else:
         a.sum(axis=1, out=out)
 
@@ -597,16 +622,19 @@ def matmul_transposed(a: Array, b: Array, out: Array) -> Array:
     xp = array_module(a, b)
     if xp is np and a.strides[1] == a.itemsize and b.strides[1] == b.itemsize:
         (m, n), k = a.shape, b.shape[0]
-        pieces = _pieces(n, SMALL_PRODUCT // max(m * k, 1))
-        if pieces:
-            width = n // pieces
-            partial = workspace(np, "matmul_transposed", (pieces, m, k), out.dtype)
+        width = _narrow(m, k, n)
+        if width >= 192:  # the partial products must stay small beside the matrices
+            whole = n // width * width
+            partial = workspace(np, "matmul_transposed", (n // width, m, k), out.dtype)
             np.matmul(
-                a.reshape(m, pieces, width).transpose(1, 0, 2),
-                b.reshape(k, pieces, width).transpose(1, 2, 0),
+                a[:, :whole].reshape(m, -1, width).transpose(1, 0, 2),
+                b[:, :whole].reshape(k, -1, width).transpose(1, 2, 0),
                 out=partial,
             )
-            return np.sum(partial, axis=0, out=out)
+            np.sum(partial, axis=0, out=out)
+            if whole < n:
+                out += np.matmul(a[:, whole:], b[:, whole:].T)
+            return out
     return xp.matmul(a, b.T, out=out)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..backend import Array, array_module, for_chunks, for_rows, row_sum, spans, workspace
+from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
 from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
 
@@ -32,6 +32,7 @@ CHUNK = 1 << 19  # elements of col per chunk on the CPU: 2 MB in float32
 CHUNK_COLUMNS = (512, 16_384)  # fewest and most columns in a chunk
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
 
+PAGE = 4096  # bytes: rows a multiple of this apart share cache sets
 ALL = slice(None)
 Pixels = tuple[int, int, int, int]  # output rows h0:h1 and, within one row only, columns w0:w1
 
@@ -197,17 +198,23 @@ class Columns:
         The result is scratch memory, valid until this thread asks for the next chunk.
         """
         if self.window.is_pointwise:
-            return self.matrix[groups, channels, self.range(pixels)]
+            part = self.matrix[groups, channels, self.range(pixels)]
+            if self.xp is not np or part.strides[1] % PAGE:
+                return part
+            col = matrix_workspace(np, "columns", part.shape, part.dtype)
+            np.copyto(col, part)
+            return col
         h0, h1, w0, w1 = pixels
         view = self.view[groups, channels, :, :, h0:h1, w0:w1]
-        col = workspace(self.xp, "columns", view.shape, view.dtype)
-        self.xp.copyto(col, view)
-        return col.reshape(view.shape[0], view.shape[1] * self.window.taps, -1)
+        shape = (view.shape[0], view.shape[1] * self.window.taps, (h1 - h0) * (w1 - w0) * self.batch)
+        col = matrix_workspace(self.xp, "columns", shape, view.dtype)
+        self.xp.copyto(col.reshape(view.shape), view)  # cutting axes of a view gives a view
+        return col
 
 
 def _dense(out: Array) -> Array:
     """Return where a product for `out` is best computed: rows far apart by a power of two share cache lines."""
-    return out if out.flags.c_contiguous else workspace(array_module(out), "product", out.shape, out.dtype)
+    return out if out.flags.c_contiguous else matrix_workspace(array_module(out), "product", out.shape, out.dtype)
 
 
 def _matmul(a: Array, b: Array, out: Array) -> None:
@@ -367,7 +374,7 @@ def _backward_by_scatter(
                 _matmul_transposed(columns.chunk((h0, h1, 0, ow), g, c), part, product)
                 if h0:
                     gradient += product
-            dcol = workspace(xp, "columns", (*matrix.shape[:2], part.shape[2]), dy.dtype)
+            dcol = matrix_workspace(xp, "columns", (*matrix.shape[:2], part.shape[2]), dy.dtype)
             _matmul(matrix, part, dcol)
             taps = dcol.reshape(len(padded), kh, kw, h1 - h0, ow, batch)
             band = padded[:, h0 * window.stride[0] :]
