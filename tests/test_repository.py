@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "zoo": BELOW_LAYERS | {"layers"},
     "training": BELOW_TRAINING | {"formats", "inspection"},
     "formats": BELOW_TRAINING | {"training"},
-    "inspection": BELOW_TRAINING | {"training"},
+    "inspection": BELOW_TRAINING | {"training", "zoo"},
 }
 ON_TOP = {"__init__", "__main__", "cli"}
 CORE = ("errors", "backend", "functional", "layers", "optim")

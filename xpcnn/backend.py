@@ -564,7 +564,7 @@ def matrix_workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Arr
 
 def _narrow(rows: int, depth: int, columns: int) -> int:
     """How many columns make a product small enough, a multiple of 16; 0 if the whole is best done at once."""
-    width = min(SMALL_PRODUCT // max(rows * depth, 1), 512) // 16 * 16
+    width = min(SMALL_PRODUCT // max(rows * depth, 1), 1024) // 16 * 16
     return width if NARROWEST <= width < columns else 0
 
 

@@ -36,6 +36,7 @@ from ..layers import (
     batch_last,
 )
 from ..optim import SGD, Adagrad, Adam, Optimizer
+from ..zoo import keras_style, mri, simple_convnet
 from .summary import summary
 from .table import Table, quantity
 
@@ -62,27 +63,10 @@ class Workload:
         return 2.0 * macs * self.batch
 
 
-def mri() -> Layer:
-    """The MRI network (system A)."""
-    blocks = [layer for width in (8, 12, 16) for layer in (Conv2d(width, 3, padding="same"), ReLU(), MaxPool2d(2))]
-    return Sequential(*blocks, Flatten(), Dense(512), ReLU(), Dropout(0.25), Dense(4))
-
-
 def lenet() -> Layer:
     """LeNet with dropout (system B, after its original)."""
     blocks = [layer for width in (20, 50) for layer in (Conv2d(width, 5), ReLU(), MaxPool2d(2))]
     return Sequential(*blocks, Flatten(), Dense(500), ReLU(), Dropout(0.5), Dense(10))
-
-
-def simple_convnet() -> Layer:
-    """One convolution (system D)."""
-    return Sequential(Conv2d(30, 5), ReLU(), MaxPool2d(2), Flatten(), Dense(100), ReLU(), Dense(10))
-
-
-def keras_style() -> Layer:
-    """Two convolutions and dropout (system E)."""
-    blocks = [Conv2d(32, 3), ReLU(), Conv2d(64, 3), ReLU(), MaxPool2d(2), Dropout(0.25), Flatten()]
-    return Sequential(*blocks, Dense(128), ReLU(), Dropout(0.5), Dense(10))
 
 
 def _conv_norm(width: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> list[Layer]:
