@@ -28,8 +28,8 @@ from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspac
 from ..errors import ShapeError
 from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
 
-CHUNK = 1 << 19  # elements of col per chunk on the CPU: 2 MB in float32
-CHUNK_COLUMNS = (512, 16_384)  # fewest and most columns in a chunk
+CHUNK = 1 << 21  # elements of col per chunk on the CPU: 8 MB in float32, a share of the L3 cache
+CHUNK_COLUMNS = (2048, 16_384)  # fewest and most columns in a chunk
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
 
 PAGE = 4096  # bytes: rows a multiple of this apart share cache sets
@@ -362,7 +362,10 @@ def _backward_by_scatter(
         c = slice(0, channels) if groups > 1 else slice(first, last)
         block = weight.reshape(groups, -1, channels, kh, kw)[g, :, c]  # (g, o, c, KH, KW)
         matrix = block.transpose(0, 2, 3, 4, 1).reshape(len(block), -1, block.shape[1])  # (g, c*KH*KW, o)
-        padded = workspace(xp, "padded gradient", (len(block) * block.shape[2], *window.padded, batch), dy.dtype)
+        block_dx = dx[g.start * channels + c.start : (g.stop - 1) * channels + c.stop]
+        pads = any(window.pads)
+        shape = (len(block_dx), *window.padded, batch)
+        padded = workspace(xp, "padded gradient", shape, dy.dtype) if pads else block_dx
         padded.fill(0)
         rows = matrix.shape[0] * matrix.shape[1] * ow * batch
         limit = CHUNK if xp is np else CHUNK_GPU
@@ -383,7 +386,8 @@ def _backward_by_scatter(
                 for j in range(kw):
                     target = tap(band, strip, i, j)
                     target += taps[:, i, j]
-        cut(padded, window, dx[g.start * channels + c.start : (g.stop - 1) * channels + c.stop])
+        if pads:
+            cut(padded, window, block_dx)
         if dw is not None:
             target = dw.reshape(groups, -1, channels, kh, kw)[g, :, c]
             target[...] = gradient.reshape(len(block), -1, kh, kw, block.shape[1]).transpose(0, 4, 1, 2, 3)
