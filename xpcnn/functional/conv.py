@@ -30,6 +30,7 @@ from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, 
 
 CHUNK = 1 << 21  # elements of col per chunk on the CPU: 8 MB in float32, a share of the L3 cache
 CHUNK_COLUMNS = (2048, 16_384)  # fewest and most columns in a chunk
+FEW_COLUMNS = 128  # columns up to which threads share the filters instead
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
 
 PAGE = 4096  # bytes: rows a multiple of this apart share cache sets
@@ -96,20 +97,26 @@ def conv2d_forward(
     matrix = weight.reshape(groups, filters // groups, -1)
     shift = None if bias is None else bias.reshape(groups, -1, 1)
     columns = Columns(x, window, groups)
-    chunks = columns.chunks(xp)
 
-    def work(index: int) -> None:
-        out = products[:, :, columns.range(chunks[index])]
-        product = _dense(out)
-        _matmul(matrix, columns.chunk(chunks[index]), product)
+    def product(col: Array, rows: slice, where: slice) -> None:
+        out = products[:, rows, where]
+        result = _dense(out)
+        _matmul(matrix[:, rows], col, result)
         if shift is not None:
-            product += shift
+            result += shift[:, rows]
         if relu:
-            xp.clip(product, 0.0, math.inf, out=out)
-        elif product is not out:
-            xp.copyto(out, product)
+            xp.clip(result, 0.0, math.inf, out=out)
+        elif result is not out:
+            xp.copyto(out, result)
 
-    for_chunks(len(chunks), columns.size * max(1, filters // 16), work)
+    work = columns.size * max(1, filters // 16)
+    if xp is np and groups == 1 and products.shape[2] <= FEW_COLUMNS:  # too few to share: share the filters instead
+        col = columns.chunk((0, window.output[0], 0, window.output[1]))
+        parts = spans(filters, backend.threads() if work >= backend.INLINE_WORK else 1)
+        for_chunks(len(parts), work, lambda i: product(col, slice(*parts[i]), ALL))
+    else:
+        chunks = columns.chunks(xp)
+        for_chunks(len(chunks), work, lambda i: product(columns.chunk(chunks[i]), ALL, columns.range(chunks[i])))
     return y
 
 
