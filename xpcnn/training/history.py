@@ -80,6 +80,7 @@ class History(dict[str, list[float]]):
                 if key in self:
                     axis.plot(self["epoch"], self[key], label=label, marker="o", markersize=3)
             axis.set(xlabel="epoch", ylabel=name)
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             axis.legend()
         if path is not None:
