@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers import to_numpy
 
-from xpcnn import Adam, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Step, batch_last
-from xpcnn.inspection import profile, summary, watch_time
+from xpcnn import Adam, Classifier, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Step, batch_last
+from xpcnn.inspection import LayerTimes, profile, summary, watch_time
 
 
 def network(device="cpu"):
@@ -55,3 +55,20 @@ def test_watching_a_hand_written_step_and_an_error_inside():
     with pytest.raises(KeyError), watch_time(net):
         raise KeyError
     assert not any("forward" in vars(layer) for _, layer in net.leaves())
+
+
+@pytest.mark.parametrize(("steps", "timed"), [(3, 3), (100, 7)])
+def test_the_callback_times_the_first_steps_of_a_training(steps, timed, capsys):
+    rng = np.random.default_rng(0)
+    x, t = rng.random((16, 1, 8, 8), dtype=np.float32), rng.integers(0, 3, 16)
+    times, plain = LayerTimes(steps), network()
+    watched = Classifier(network(), device="cpu")
+    watched.fit(x, t, epochs=2, batch_size=4, callbacks=[times], verbose=False)
+    assert times.result is not None
+    assert times.result.steps == timed
+    assert [row.calls for row in times.result.layers] == [timed] * 5
+    assert f"mean of {timed} steps" in capsys.readouterr().out
+    assert not any("forward" in vars(layer) for _, layer in watched.net.leaves())
+    Classifier(plain, device="cpu").fit(x, t, epochs=2, batch_size=4, verbose=False)
+    for one, other in zip(plain.state_dict().values(), watched.net.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(one, other)

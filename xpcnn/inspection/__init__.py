@@ -6,7 +6,7 @@ from .bench import WORKLOADS, BenchReport, BenchRow, Workload, bench
 from .crosscheck import CrosscheckReport, CrosscheckRow, crosscheck
 from .doctor import DeviceCheck, Diagnosis, doctor
 from .gradcheck import GradientReport, GradientRow, gradcheck, numerical_gradient
-from .profile import LayerTime, Profile, profile, watch_time
+from .profile import LayerTime, LayerTimes, Profile, profile, watch_time
 from .summary import Summary, SummaryRow, summary
 from .trace import Visit, trace
 from .visualize import plot_curves, plot_filters
@@ -22,6 +22,7 @@ __all__ = [
     "GradientReport",
     "GradientRow",
     "LayerTime",
+    "LayerTimes",
     "Profile",
     "Summary",
     "SummaryRow",

@@ -17,10 +17,11 @@ from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
 from ..layers.containers import as_written
 from ..optim import SGD, Optimizer
+from ..training import Callback, Fit
 from .summary import memory_of
 from .table import Table, quantity
 
-__all__ = ["LayerTime", "Profile", "profile", "watch_time"]
+__all__ = ["LayerTime", "LayerTimes", "Profile", "profile", "watch_time"]
 
 
 @dataclass
@@ -131,6 +132,48 @@ def _shadow(layer: Layer, row: LayerTime, result: Profile, device: Device) -> No
         return dx
 
     vars(layer).update(forward=timed_forward, backward=timed_backward)
+
+
+class LayerTimes(Callback):
+    """Times the layers in the first steps of a `fit` and prints the table; `.result` keeps it.
+
+    Args:
+        steps: how many steps to time, after one that is not counted. What follows runs at full speed.
+        verbose: whether to print.
+    """
+
+    def __init__(self, steps: int = 10, verbose: bool = True) -> None:
+        self.steps = steps
+        self.verbose = verbose
+        self.result: Profile | None = None
+        self._watch: Any = None
+        self._started = 0.0
+
+    def on_step_end(self, fit: Fit) -> None:
+        """Begin after the first step, end `steps` later."""
+        if self.result is None:
+            self._watch = watch_time(fit.net)
+            self.result = self._watch.__enter__()
+            self._started = time.perf_counter()
+        elif self._watch is not None:
+            self.result.steps += 1
+            self.result._seen.clear()
+            if self.result.steps == self.steps:
+                self._end()
+
+    def on_fit_end(self, fit: Fit) -> None:
+        """End if the training was shorter."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._watch is None or self.result is None:
+            return
+        backend.synchronize(self.result.device)
+        self.result.total = time.perf_counter() - self._started
+        self._watch.__exit__(None, None, None)
+        self._watch = None
+        if self.verbose:
+            print(self.result)
 
 
 def profile(
