@@ -24,7 +24,6 @@ from ..layers import (
     Conv2d,
     Dense,
     DenseConcat,
-    Dropout,
     Flatten,
     GlobalAvgPool2d,
     Layer,
@@ -36,7 +35,7 @@ from ..layers import (
     batch_last,
 )
 from ..optim import SGD, Adagrad, Adam, Optimizer
-from ..zoo import keras_style, mri, simple_convnet
+from ..zoo import keras_style, lenet, mri, simple_convnet
 from .summary import summary
 from .table import Table, quantity
 
@@ -61,12 +60,6 @@ class Workload:
         rows = [row.macs for row in summary(self.network(), self.shape).rows if row.macs]
         macs = sum(rows) if self.optimizer is None else 3 * sum(rows) - rows[0]
         return 2.0 * macs * self.batch
-
-
-def lenet() -> Layer:
-    """LeNet with dropout (system B, after its original)."""
-    blocks = [layer for width in (20, 50) for layer in (Conv2d(width, 5), ReLU(), MaxPool2d(2))]
-    return Sequential(*blocks, Flatten(), Dense(500), ReLU(), Dropout(0.5), Dense(10))
 
 
 def _conv_norm(width: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> list[Layer]:
