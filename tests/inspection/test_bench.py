@@ -29,7 +29,7 @@ def test_flops_count_no_dx_for_the_first_layer():
 def test_a_workload_runs_on_both_backends(name, xp):
     step = runner(WORKLOADS[name], "cpu" if xp.__name__ == "numpy" else "cuda:0")
     losses = [step() for _ in range(2)]
-    assert losses == [0.0, 0.0] if "W6" in name else 1 < losses[0] < 4
+    assert losses == [0.0, 0.0] if "W6" in name else 0 < losses[0] < 10
 
 
 def test_bench_measures_what_it_is_asked_for():
