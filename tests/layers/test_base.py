@@ -598,3 +598,17 @@ def test_a_deep_copy_trains_on_its_own(xp):
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(to_numpy(array), before[name])
     assert [p.trainable for p in twin.parameters().values()] == [False, False, True, True]
+
+
+def test_a_new_head_is_trained_with_the_rest():
+    net = Sequential(body=Dense(3), head=Dense(2))
+    net.build((4,))
+    SGD(0.5).step(net)
+    net.head = Dense(5)
+    assert net.build((4,)) == (5,)
+    before = {name: array.copy() for name, array in net.state_dict().items()}
+    for parameter in net.parameters().values():
+        parameter.grad[...] = 1.0
+    SGD(0.5).step(net)
+    for name, array in net.state_dict().items():
+        np.testing.assert_allclose(array, before[name] - 0.5, rtol=1e-6)

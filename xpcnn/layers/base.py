@@ -202,7 +202,6 @@ class Layer:
     """Base class. A layer defines `setup`, `forward`, `backward`, and `macs` if it multiplies."""
 
     input_shape: Shape | None = None  # what the network was built for
-    _flat: Flat | None = None
     applies_relu = False  # whether forward takes relu=True, which does the work of a ReLU that follows
 
     # --- what a layer's author writes ---------------------------------------------------------------------------
@@ -243,8 +242,6 @@ class Layer:
         place, kind = (self.device, self.dtype) if built else (Device(device), kind)
         output = self.setup(tuple(int(n) for n in shape), Builder(seed, kind))
         self.input_shape = tuple(int(n) for n in shape)
-        if not built:
-            self._flat = None
         self.to(place)
         return output
 
@@ -334,7 +331,6 @@ class Layer:
             if backend.device_of(entry.data) == place and entry.data.dtype == kind:
                 continue
             entry.data = backend.to_device(entry.data, place).astype(kind)
-            self._flat = None
             if isinstance(entry, Parameter):
                 entry.grad = backend.to_device(entry.grad, place).astype(kind)
                 entry.owner = None
@@ -392,9 +388,11 @@ class Layer:
 
     def flat(self) -> Flat:
         """Return the flat buffers of this network, made (again) if its parameters are not all in one."""
-        if self._flat is None or not self._flat.is_whole:
-            self._flat = Flat(self.parameters())
-        return self._flat
+        parameters = self.parameters()
+        owners = {p.owner for p in parameters.values()}
+        if len(owners) == 1 and (owner := owners.pop()) is not None and len(owner.names) == len(parameters):
+            return owner
+        return Flat(parameters)
 
     def __repr__(self) -> str:
         parts = []
@@ -433,11 +431,6 @@ class Flat:
             gradient = self.grad[start : start + size].reshape(shape)
             gradient[...] = parameter.grad
             parameter.data, parameter.grad, parameter.owner = view, gradient, self
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no parameter has moved to another device or to the buffers of a larger network."""
-        return all(p.owner is self for p in self._parameters)
 
     def views(self, buffer: Array) -> dict[str, Array]:
         """Return views of another array of the same length by parameter name (an optimizer's state)."""
