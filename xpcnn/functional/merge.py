@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ..backend import Array, array_module, for_rows
 
 
-def add(a: Array, b: Array, relu: bool = False) -> Array:
-    """Return a + b, or max(a + b, 0) with `relu`."""
+def add(a: Array, b: Array) -> Array:
+    """Return a + b."""
     xp = array_module(a, b)
     y = xp.empty(a.shape, a.dtype)
-
-    def work(rows: slice) -> None:
-        xp.add(a[rows], b[rows], out=y[rows])
-        if relu:
-            xp.clip(y[rows], 0.0, math.inf, out=y[rows])
-
-    for_rows(y, work, 3)
+    for_rows(y, lambda rows: xp.add(a[rows], b[rows], out=y[rows]), 3)
     return y
 
 

@@ -195,7 +195,6 @@ def profile(
     net = copy.deepcopy(net)
     shape = tuple(input_shape or net.input_shape or ())
     (classes,) = net.build(shape)
-    net.to(net.device)
     optimizer = optimizer or SGD(1e-3)
     rng = generator(0, "profile")
     x = backend.to_device(rng.standard_normal((batch_size, *shape)).astype(net.dtype), net.device)

@@ -93,7 +93,6 @@ def summary(net: Any, input_shape: tuple[int, ...] | None = None, batch_size: in
         raise ArgumentError("the network does not say for which images it was built; call summary(net, (C, H, W)).")
     net = copy.deepcopy(getattr(net, "net", net))
     net.build(shape)
-    net.to(net.device)  # gives the copy flat buffers of its own
     parameters = list(net.parameters().values())
     x = net.xp.zeros((*shape, batch_size), net.dtype)
     with net.device, trace(net) as visits:

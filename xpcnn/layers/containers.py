@@ -92,7 +92,8 @@ class Sequential(_Container):
             x, ctx = layer.forward(x, step or False, **options)
             if step is not None and (step.need_dx or layer.has_trainable):
                 contexts.append((layer, ctx))
-                step = replace(step, need_dx=True)  # what comes after the first layer that learns owes it a gradient
+                if not step.need_dx:  # what comes after the first layer that learns owes it a gradient
+                    step = replace(step, need_dx=True)
         return x, None if step is None else (complete, contexts)
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
