@@ -15,11 +15,11 @@ from .. import backend
 from ..backend import Array, Device, generator
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
-from ..layers.containers import as_written
 from ..optim import SGD, Optimizer
 from ..training import Callback, Fit
 from .summary import memory_of
 from .table import Table, quantity
+from .trace import Backward, Forward, shadowed
 
 __all__ = ["LayerTime", "LayerTimes", "Profile", "profile", "watch_time"]
 
@@ -92,22 +92,16 @@ def watch_time(net: Layer) -> Iterator[Profile]:
     The leaves' `forward` and `backward` are shadowed meanwhile; layers that are otherwise computed together, such as a
     convolution and its ReLU, are computed apart.
     """
-    leaves = net.leaves()
-    token = as_written.set(True)
-    result = Profile([LayerTime(path, repr(layer)) for path, layer in leaves], device=str(net.device))
-    try:
-        for (_, layer), row in zip(leaves, result.layers, strict=True):
-            _shadow(layer, row, result, net.device)
+    result = Profile([], device=str(net.device))
+    with shadowed(net, lambda path, layer: _clocks(path, layer, result, net.device)):
         yield result
-    finally:
-        as_written.reset(token)
-        for _, layer in leaves:
-            vars(layer).pop("forward", None)
-            vars(layer).pop("backward", None)
 
 
-def _shadow(layer: Layer, row: LayerTime, result: Profile, device: Device) -> None:
+def _clocks(path: str, layer: Layer, result: Profile, device: Device) -> tuple[Forward, Backward]:
+    """Add a row to the profile; return the layer's forward and backward, timed into it."""
     forward, backward = layer.forward, layer.backward
+    row = LayerTime(path, repr(layer))
+    result.layers.append(row)
 
     def clocked(function: Callable[[], Any]) -> tuple[Any, float]:
         backend.synchronize(device)
@@ -131,7 +125,7 @@ def _shadow(layer: Layer, row: LayerTime, result: Profile, device: Device) -> No
         row.backward += seconds
         return dx
 
-    vars(layer).update(forward=timed_forward, backward=timed_backward)
+    return timed_forward, timed_backward
 
 
 class LayerTimes(Callback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,10 @@ from ..backend import Array
 from ..layers import Layer
 from ..layers.containers import as_written
 
-__all__ = ["Visit", "trace"]
+__all__ = ["Visit", "shadowed", "trace"]
+
+Forward = Callable[..., tuple[Array, Any]]
+Backward = Callable[..., Any]
 
 
 @dataclass
@@ -28,20 +31,19 @@ class Visit:
 
 
 @contextmanager
-def trace(net: Layer) -> Iterator[list[Visit]]:
-    """Record every pass through the leaves of `net` while inside, in the order of the forward calls.
+def shadowed(net: Layer, watchers: Callable[[str, Layer], tuple[Forward, Backward]]) -> Iterator[None]:
+    """Put watchers(path, layer) in place of `forward` and `backward` of every leaf while inside.
 
-    A layer used twice is visited twice. The leaves' `forward` and `backward` are shadowed meanwhile, so trace a network
-    that nobody else is using (a copy).
+    Layers that are otherwise computed together, such as a convolution and its ReLU, are computed apart.
     """
-    visits: list[Visit] = []
     token = as_written.set(True)
     watched: list[Layer] = []
     try:
         for path, layer in net.leaves():
+            forward, backward = watchers(path, layer)
             watched.append(layer)
-            _watch(path, layer, visits)
-        yield visits
+            vars(layer).update(forward=forward, backward=backward)
+        yield
     finally:
         as_written.reset(token)
         for layer in watched:
@@ -49,7 +51,19 @@ def trace(net: Layer) -> Iterator[list[Visit]]:
             vars(layer).pop("backward", None)
 
 
-def _watch(path: str, layer: Layer, visits: list[Visit]) -> None:
+@contextmanager
+def trace(net: Layer) -> Iterator[list[Visit]]:
+    """Record every pass through the leaves of `net` while inside, in the order of the forward calls.
+
+    A layer used twice is visited twice. The leaves' `forward` and `backward` are shadowed meanwhile, so trace a network
+    that nobody else is using (a copy).
+    """
+    visits: list[Visit] = []
+    with shadowed(net, lambda path, layer: _watchers(path, layer, visits)):
+        yield visits
+
+
+def _watchers(path: str, layer: Layer, visits: list[Visit]) -> tuple[Forward, Backward]:
     forward, backward = layer.forward, layer.backward
 
     def watched_forward(x: Array, train: Any) -> tuple[Array, Any]:
@@ -65,4 +79,4 @@ def _watch(path: str, layer: Layer, visits: list[Visit]) -> None:
                 break
         return dx
 
-    vars(layer).update(forward=watched_forward, backward=watched_backward)
+    return watched_forward, watched_backward
