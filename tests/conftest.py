@@ -200,6 +200,22 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20261101)
 
 
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """`real_data(name)`: a file of the folder XPCNN_TEST_DATA; skips where there is none."""
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("XPCNN_TEST_DATA")
+        if not folder:
+            pytest.skip("XPCNN_TEST_DATA does not name a folder with real data")
+        path = Path(folder, name)
+        if not path.exists():
+            pytest.skip(f"XPCNN_TEST_DATA has no {name}")
+        return path
+
+    return find
+
+
 @pytest.fixture(name="readonly")
 def _readonly() -> Callable[[Any], Any]:
     return helpers.readonly

@@ -1,30 +1,12 @@
-"""Fixtures of the data tests: real data where it is at hand, and small image folders."""
+"""Fixtures of the data tests: small image folders."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Callable[[str], Path]:
-    """`real_data(name)`: a file of the folder XPCNN_TEST_DATA; skips where there is none."""
-
-    def find(name: str) -> Path:
-        folder = os.environ.get("XPCNN_TEST_DATA")
-        if not folder:
-            pytest.skip("XPCNN_TEST_DATA does not name a folder with real data")
-        path = Path(folder, name)
-        if not path.exists():
-            pytest.skip(f"XPCNN_TEST_DATA has no {name}")
-        return path
-
-    return find
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import numpy as np
 
 from ..errors import FileFormatError
 from ..files import atomic_write
+from .common import check_plain
 
-__all__ = ["parse", "read", "write"]
+__all__ = ["parse", "read", "read_weights", "write", "write_weights"]
 
 
 def parse(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def parse(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
         FileFormatError: for text that is no JSON object.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{os.fspath(path)} does not hold valid JSON ({error}).") from None
     if not isinstance(data, dict):
@@ -34,11 +35,37 @@ def parse(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members; of two with one name, readers would disagree about which one counts."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the name {key[:80]!r} occurs twice in one object")
+        made[key] = value
+    return made
+
+
 def write(path: str | os.PathLike[str], meta: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     """Write metadata and arrays to one JSON file, whole or not at all."""
     weights = {name: array.tolist() for name, array in tensors.items()}
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump({**meta, "weights": weights}, file)
+
+
+def write_weights(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays alone. They come back as float64 if one of them is, else as float32.
+
+    Raises:
+        ArgumentError: for complex arrays and the like.
+    """
+    check_plain(tensors)
+    double = any(array.dtype == np.float64 for array in tensors.values())
+    write(path, {"dtype": "float64" if double else "float32"}, tensors)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of a JSON file that `write` or `write_weights` wrote, by name; errors as for `read`."""
+    return read(path)[1]
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
