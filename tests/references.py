@@ -281,6 +281,13 @@ def local_response_norm(x: np.ndarray, size: int, alpha: float = 1e-4, beta: flo
     return y
 
 
+def pad_channels(x: np.ndarray, before: int, after: int) -> Floats:
+    y = np.zeros((len(x), before + x.shape[1] + after, *x.shape[2:]))
+    for n, c in np.ndindex(*x.shape[:2]):
+        y[n, before + c] = x[n, c]
+    return y
+
+
 # --- activations, elementwise on float64 ------------------------------------------------------------------------
 
 
@@ -303,6 +310,10 @@ gelu_tanh = _each(lambda v: 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v
 silu = _each(lambda v: v * sigmoid(v))
 logistic = _each(sigmoid)
 tanh = _each(math.tanh)
+
+
+def clip(x: np.ndarray, low: float, high: float) -> Floats:
+    return _each(lambda v: low if v < low else high if v > high else v)(x)
 
 
 def softplus(x: np.ndarray, beta: float = 1.0, threshold: float = 20.0) -> Floats:

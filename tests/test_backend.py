@@ -354,8 +354,47 @@ def test_number_of_threads(monkeypatch):
     monkeypatch.setattr(backend, "_count", 0)
     monkeypatch.delenv("XPCNN_THREADS")
     assert backend.threads() >= 1
-    with pytest.raises(ArgumentError, match=r"at least 1; received 0"):
+    with pytest.raises(ArgumentError, match=r"at least 1 thread and 0 lanes; received 0 and 0"):
         backend.set_threads(0)
+
+
+def test_number_of_lanes(monkeypatch):
+    monkeypatch.setattr(backend, "_count", 0)
+    monkeypatch.setattr(backend, "_lanes", 0)
+    monkeypatch.setenv("XPCNN_LANES", "6")
+    assert (backend.lanes(), backend.threads() >= 1) == (6, True)
+    backend.set_threads(3)
+    assert backend.lanes() == 3  # as many as threads, unless somebody says otherwise
+    backend.set_threads(3, lanes=4)
+    assert (backend.threads(), backend.lanes()) == (3, 4)
+
+
+def test_fixed_lanes_give_the_same_bits_for_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(backend, "_count", backend.threads())
+    monkeypatch.setattr(backend, "_lanes", 0)
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((16, 3, 24, 24), dtype=np.float32), rng.integers(0, 4, 16)
+
+    def train(threads: int, lanes: int) -> tuple[bytes, ...]:
+        backend.set_threads(threads, lanes)
+        net = xpcnn.Sequential(
+            *(xpcnn.Conv2d(24, 3, padding=1), xpcnn.BatchNorm2d(), xpcnn.ReLU(), xpcnn.MaxPool2d(2)),
+            *(
+                xpcnn.Conv2d(32, 3, 2),
+                xpcnn.ReLU(),
+                xpcnn.Flatten(),
+                xpcnn.Dense(64),
+                xpcnn.Dropout(0.3),
+                xpcnn.Dense(4),
+            ),
+        )
+        classifier = xpcnn.Classifier(net, 4, device="cpu")
+        classifier.fit(x, t, epochs=2, batch_size=16, verbose=False)
+        return tuple(array.tobytes() for array in (*net.state_dict().values(), classifier.predict_proba(x)))
+
+    runs = {(threads, lanes): train(threads, lanes) for threads in (1, 2, 3) for lanes in (4, 0)}
+    assert runs[1, 4] == runs[2, 4] == runs[3, 4]
+    assert runs[1, 0] != runs[3, 0]  # the check can fail: as many lanes as threads cut the sums elsewhere
 
 
 def blas_threads() -> list[int]:

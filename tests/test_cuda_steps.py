@@ -1,5 +1,7 @@
 """Training steps on CuPy: nothing waits for the device, nothing is copied but the batch, and NumPy agrees.
 
+No memory is taken from the driver once the pool is warm, and the next batch is copied while a step computes.
+
 The counts come from ci/cudasim; with CUDASIM_ASYNC=1 the simulated device also does nothing before something waits for
 it, so that a missing wait or a pinned buffer that is overwritten too early changes the numbers.
 """
@@ -10,27 +12,55 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
-from xpcnn import Adagrad, Adam, Step, batch_last, softmax_cross_entropy
-from xpcnn.backend import Uploader
+from xpcnn import (
+    SGD,
+    Adagrad,
+    Adam,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Dense,
+    GlobalAvgPool2d,
+    LossScale,
+    ReLU,
+    Residual,
+    Sequential,
+    Step,
+    batch_last,
+    softmax_cross_entropy,
+)
+from xpcnn.backend import Uploader, memory_info
 from xpcnn.data import ArrayDataset, Loader
 from xpcnn.zoo import keras_style, mri, simple_convnet
+
+
+def residual():
+    body = Sequential(Conv2d(8, 3, stride=2, padding=1, bias=False), BatchNorm2d(), ReLU(), Conv2d(8, 1), BatchNorm2d())
+    shortcut = Sequential(Conv2d(8, 1, stride=2, bias=False), BatchNorm2d())
+    head = AvgPool2d(2), GlobalAvgPool2d(), Dense(4)
+    return Sequential(Conv2d(4, 3, padding=1), ReLU(), Residual(body, shortcut, ReLU()), *head)
+
 
 # system: network, input shape, optimizer
 SYSTEMS = {
     "A": (lambda: mri(width=64), (1, 200, 200), lambda: Adam(1e-3)),  # the simulator is slow: 64 instead of 512
     "D": (simple_convnet, (1, 28, 28), lambda: Adam(1e-3)),
     "E": (keras_style, (1, 28, 28), lambda: Adagrad(1e-3)),
+    "residual": (residual, (3, 16, 16), lambda: SGD(1e-2, momentum=0.9, weight_decay=1e-4, clip_norm=1.0)),
 }
-SMALL = {"A": (1, 24, 24), "D": (1, 14, 14), "E": (1, 14, 14)}
+SMALL = {"A": (1, 24, 24), "D": (1, 14, 14), "E": (1, 14, 14), "residual": (3, 8, 8)}
+# kernels that a step launches; generic bodies would launch two to four times as many
+LAUNCHES = {"A": 48, "D": 24, "E": 36, "residual": 77}
 WAITS = ("d2h", "device_sync", "stream_sync", "event_sync")
 
 
-def train_step(net, optimizer, images, labels, number):
-    """One step by hand; returns the loss, which stays on the device."""
-    logits, ctx = net.forward(batch_last(images), Step(seed=0, number=number, need_dx=False))
-    loss, dlogits = softmax_cross_entropy(logits, labels)
-    net.backward(dlogits, ctx, need_dx=False)
-    optimizer.step(net)
+def train_step(net, optimizer, images, labels, number, scale=None):
+    """One step by hand, with a loss scale in mixed precision; returns the loss, which stays on the device."""
+    x = batch_last(images) if scale is None else batch_last(images).astype("float16")
+    outputs, ctx = net.forward(x, Step(seed=0, number=number, need_dx=False))
+    loss, dlogits = softmax_cross_entropy(outputs.astype("float32", copy=False), labels)
+    net.backward(dlogits if scale is None else scale.apply(dlogits, x.dtype), ctx, need_dx=False)
+    optimizer.step(net, scale=scale)
     return loss
 
 
@@ -38,22 +68,27 @@ def batch(rng, shape, size):
     return rng.random((size, *shape), dtype=np.float32), rng.integers(0, 4, size)
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_step_waits_for_nothing_and_copies_only_the_batch(system, rng, cuda_calls):
+def test_a_step_waits_for_nothing_and_copies_only_the_batch(system, mixed, rng, cuda_calls):
     make, shape, make_optimizer = SYSTEMS[system]
-    net, optimizer = make(), make_optimizer()
+    net, optimizer, scale = make(), make_optimizer(), LossScale() if mixed else None
     net.build(shape, device="cuda:0")
     uploader = Uploader("cuda:0")
-    batches = [batch(rng, shape, 2) for _ in range(3)]
-    for number, (images, labels) in enumerate(batches[:2]):  # kernels are compiled, state and workspaces made
-        train_step(net, optimizer, *uploader.put(images, labels), number)
+    batches = [batch(rng, shape, 2) for _ in range(4)]
+    for number, (images, labels) in enumerate(batches[:3]):  # kernels are compiled, pinned buffers and state made
+        train_step(net, optimizer, *uploader.put(images, labels), number, scale)
 
-    images, labels = batches[2]
+    reserved = memory_info("cuda:0").reserved
+    images, labels = batches[3]
     with cuda_calls(log=True) as calls:
-        loss = train_step(net, optimizer, *uploader.put(images, labels), 2)
+        loss = train_step(net, optimizer, *uploader.put(images, labels), 3, scale)
     assert {name: calls[name] for name in WAITS} == dict.fromkeys(WAITS, 0), calls.log
     assert calls["h2d"] == 2, calls.log
     assert calls["h2d_bytes"] == images.nbytes + labels.nbytes
+    assert calls["malloc"] == calls["free"] == calls["host_alloc"] == 0, calls.log
+    assert memory_info("cuda:0").reserved == reserved
+    assert mixed or calls["kernel_launch"] <= LAUNCHES[system], calls.log
     assert np.isfinite(loss.get())
 
 
@@ -79,3 +114,19 @@ def test_ten_steps_with_prefetch_agree_with_numpy(system, rng):
     assert_close(losses["cuda:0"], np.float32(losses["cpu"]), "sum of products")
     for name, expected in weights["cpu"].items():
         assert_close(weights["cuda:0"][name], expected, "sum of products")
+
+
+@pytest.mark.cuda_async
+def test_the_next_batch_is_copied_while_a_step_computes(rng, cuda_calls):
+    import cudasim
+
+    uploader = Uploader("cuda:0")
+    first, second = rng.random((2, 1000), dtype=np.float32)
+    (x,) = uploader.put(first)
+    take = uploader.send(second)
+    y = x * 2  # the step: under CUDASIM_ASYNC=1 it runs when somebody waits for it
+    before = cudasim.instructions()
+    uploader._stream.synchronize()
+    assert cudasim.instructions() == before, "the copy waited for work that was queued after it"
+    (there,) = take()
+    np.testing.assert_array_equal((there + y).get(), second + first * 2)

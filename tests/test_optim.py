@@ -130,6 +130,108 @@ def test_frozen_parameters_stay_even_under_weight_decay(xp, name):
 
 
 @every
+def test_a_parameter_unfrozen_late_begins_at_its_first_update(xp, name):
+    make, (formula, options) = SETTINGS[name]
+    net = net_on(xp)
+    before, steps, optimizer = weights(net), gradients(net, 9), make()
+    frozen = {"0.weight": range(4), "0.bias": (), "2.weight": range(2), "2.bias": range(4, 7)}
+    for number, gradient in enumerate(steps):
+        net.unfreeze()
+        for parameter, p in net.parameters().items():
+            if number in frozen[parameter]:
+                net.freeze(parameter)
+            p.accumulate(xp.asarray(gradient[parameter]))
+        optimizer.step(net)
+    for parameter, value in weights(net).items():
+        seen = [g[parameter] for number, g in enumerate(steps) if number not in frozen[parameter]]
+        assert_close(value, formula(before[parameter], seen, **options), "update")
+    state = optimizer.state_dict()
+    assert int(state["steps"]) == 9
+    assert {n: int(state[f"missed/{n}"]) for n in frozen if f"missed/{n}" in state} == {
+        "0.weight": 4,
+        "2.weight": 2,
+        "2.bias": 3,
+    }
+
+
+@every
+def test_groups_have_learning_rates_and_weight_decays_of_their_own(xp, name):
+    make, (formula, options) = SETTINGS[name]
+    settings = make().settings()
+    del settings["optimizer"]
+    groups = {"*.bias": {"weight_decay": 0.0}, "2": {"lr": 0.3, "weight_decay": 0.07}}
+    net, kind = net_on(xp), type(make())
+    before, steps = weights(net), gradients(net, 6)
+    optimizer = kind(**settings | {"groups": groups})
+    train(net, optimizer, steps[:3])
+    state, again = optimizer.state_dict(), kind(**settings | {"groups": groups})
+    again.load_state_dict(state)
+    own = {
+        "0.weight": {},
+        "0.bias": {"weight_decay": 0.0},
+        "2.weight": {"lr": 0.3, "weight_decay": 0.07},
+        "2.bias": {"weight_decay": 0.0},
+    }
+    for parameter, value in train(net, again, steps[3:]).items():
+        expected = formula(before[parameter], [g[parameter] for g in steps], **options | own[parameter])
+        assert_close(value, expected, "update")
+
+
+def test_a_schedule_multiplies_every_learning_rate(xp):
+    net, optimizer = net_on(xp), SGD(0.1, groups={"2": {"lr": 0.01}})
+    before, (gradient,) = weights(net), gradients(net, 1)
+    give(net, gradient)
+    optimizer.step(net, 0.5)
+    for name, value in weights(net).items():
+        assert_close(value, before[name] - (0.005 if name[0] == "2" else 0.05) * gradient[name], "update")
+
+
+def test_neighbours_on_equal_terms_are_updated_together():
+    """Fine-tuning must not cost one call per parameter."""
+    sizes = []
+
+    class Spy(SGD):
+        def update(self, w, g, state, scratch, terms):
+            sizes.append((w.size, terms))
+            super().update(w, g, state, scratch, terms)
+
+    net = net_on(np)
+    optimizer = Spy(0.1, groups={"0": {"lr": 0.01}})
+    optimizer.step(net)
+    assert sizes == [(24, (0.01, 0.0, 1)), (15, (0.1, 0.0, 1))]
+    sizes.clear()
+    net.freeze("0.bias")
+    optimizer.step(net)
+    assert sizes == [(20, (0.01, 0.0, 2)), (15, (0.1, 0.0, 2))]
+    sizes.clear()
+    net.unfreeze()
+    optimizer.step(net)
+    assert sizes == [(20, (0.01, 0.0, 3)), (4, (0.01, 0.0, 2)), (15, (0.1, 0.0, 3))]
+
+
+def test_a_group_without_parameters_is_refused_at_the_first_step():
+    net, optimizer = net_on(np), Adam(groups={"0": {"lr": 0.1}, "features.*": {"lr": 1e-4}})
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match=r"no parameter matches 'features\.\*'; known: 0\.weight, .*2\.bias"):
+            optimizer.step(net)
+
+
+@every
+def test_a_replaced_layer_starts_anew_and_the_others_go_on(xp, name):
+    make, (formula, options) = SETTINGS[name]
+    net, optimizer = net_on(xp), make()
+    steps = gradients(net, 4)
+    body = weights(net)
+    train(net, optimizer, steps[:2])
+    setattr(net, "2", Dense(3))
+    net.build((5,), seed=1)
+    head = weights(net)
+    for parameter, value in train(net, optimizer, steps[2:]).items():
+        before, seen = (body, steps) if parameter[0] == "0" else (head, steps[2:])
+        assert_close(value, formula(before[parameter], [g[parameter] for g in seen], **options), "update")
+
+
+@every
 def test_state_goes_round_bit_for_bit(xp, name):
     """Five steps, save, load into another optimizer and net, five more: as ten steps in one go."""
     make, _ = SETTINGS[name]
@@ -138,6 +240,7 @@ def test_state_goes_round_bit_for_bit(xp, name):
     expected = train(whole, make(), steps)
     one, two = make(), make()
     train(first, one, steps[:5])
+    assert two.state_dict().keys() == {"steps"}
     state = {key: to_numpy(value).copy() for key, value in one.state_dict().items()}
     assert int(state["steps"]) == 5
     assert {key.partition("/")[2] for key in state if "/" in key} in (set(), set(net_on(np).parameters()))
@@ -191,7 +294,7 @@ def test_learning_rate_of_one_step_and_assigned(xp):
         give(net, gradient)
         if lr == 0.5:
             optimizer.lr = lr
-        optimizer.step(net, lr=0.0 if lr == 0.0 else None)
+        optimizer.step(net, 0.0 if lr == 0.0 else 1.0)
         for name, value in weights(net).items():
             assert_close(value, before[name] - lr * gradient[name], "update")
 
@@ -292,6 +395,23 @@ def test_moving_average_follows_a_network_that_moves(xp):
             assert_close(value, (before[name] + after[name]) / 2, "update")
 
 
+def test_moving_average_of_a_replaced_layer_starts_with_its_weights(xp):
+    net, ema = net_on(xp), EMA(0.5)
+    ema.update(net)
+    before = weights(net)
+    setattr(net, "2", Dense(7))
+    net.build((5,), seed=1)
+    head = weights(net)
+    train(net, SGD(0.1), gradients(net, 1))
+    after = weights(net)
+    ema.update(net)
+    with ema.swap(net):
+        for name, value in weights(net).items():
+            start = before[name] if name[0] == "0" else head[name]
+            expected = (start + after[name]) / 2 if name[0] == "0" else after[name]
+            assert_close(value, expected, "update")
+
+
 def test_moving_average_goes_round(xp):
     one, two, ema, again = net_on(xp), net_on(np), EMA(0.5), EMA(0.5)
     assert ema.state_dict() == {}
@@ -322,11 +442,13 @@ def test_defaults_are_those_of_torch():
 @every
 def test_settings_make_the_same_optimizer_again(name):
     optimizer = SETTINGS[name][0]()
+    optimizer.groups = {"*.bias": {"lr": 0.5}}
     settings = optimizer.settings()
     kind = {c.__name__: c for c in (SGD, Adagrad, RMSprop, Adam, AdamW)}[settings.pop("optimizer")]
     assert kind is type(optimizer)
     assert kind(**settings).settings() == optimizer.settings()
     assert repr(optimizer).startswith(f"{kind.__name__}(lr={optimizer.lr!r}")
+    assert repr(optimizer).endswith("groups={'*.bias': {'lr': 0.5}})")
 
 
 @pytest.mark.parametrize(
@@ -349,6 +471,17 @@ def test_settings_make_the_same_optimizer_again(name):
         (lambda: AdamW(betas=(0.9, -0.1)), r"betas\[1\] of AdamW"),
         (lambda: Adam(eps=-1e-8), r"eps of Adam"),
         (lambda: EMA(1.0), r"decay of EMA"),
+        (
+            lambda: SGD(groups={"0": {"lr": -1.0}}),
+            r"lr of the group '0' must be at least 0\.0 and below inf; received -1",
+        ),
+        (lambda: Adam(groups={"0": {"weight_decay": math.nan}}), r"weight_decay of the group '0' .*received nan"),
+        (
+            lambda: Adam(groups={"0": {"betas": 0.9}}),
+            r"the group '0' must say \{.lr.: \.{3}, .weight_decay.: \.{3}\} or one of them; received \{'betas': 0\.9\}",
+        ),
+        (lambda: AdamW(groups={"0": {}}), r"the group '0' must say .*received \{\}"),
+        (lambda: RMSprop(groups={"0": 0.1}), r"the group '0' must say .*received 0\.1"),
     ],
 )
 def test_impossible_settings_are_refused(make, text):
@@ -370,8 +503,9 @@ def test_the_state_of_another_optimizer_or_network_is_refused():
     other.build((5,), dtype="float64")
     optimizer = Adam()
     optimizer.load_state_dict(adam.state_dict())
-    with pytest.raises(StateDictError, match=r"does not fit the network: expected m/1\.weight of shape \(7, 5\)"):
-        optimizer.step(other)
+    for _ in range(2):
+        with pytest.raises(StateDictError, match=r"does not fit the network: expected m/1\.weight of shape \(7, 5\)"):
+            optimizer.step(other)
 
 
 def test_a_fresh_state_makes_a_used_optimizer_fresh():

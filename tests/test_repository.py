@@ -28,17 +28,18 @@ MAY_IMPORT = {
     "functional": {"errors", "backend"},
     "init": {"errors", "backend"},
     "layers": BELOW_LAYERS,
-    "optim": {"errors", "backend"},
+    "optim": {"errors", "backend", "functional"},
     "schedule": {"errors"},
     "data": {"errors", "files", "backend"},
-    "zoo": BELOW_LAYERS | {"layers"},
+    "zoo": BELOW_LAYERS | {"layers", "formats"},
     "training": BELOW_TRAINING | {"formats", "inspection"},
     "formats": BELOW_TRAINING | {"training"},
     "inspection": BELOW_TRAINING | {"training", "zoo"},
 }
 ON_TOP = {"__init__", "__main__", "cli"}
 CORE = ("errors", "backend", "functional", "layers", "optim")
-CORE_LINES = 3000
+CORE_LINES = 3200
+KERNEL_LINES = 500  # CUDA source, which stands beside generic code that does the same
 NO_CODE = {getattr(tokenize, n) for n in ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENCODING", "ENDMARKER")}
 
 
@@ -151,12 +152,15 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_stays_small(capsys):
-    lines = dict.fromkeys(CORE, 0)
+    lines = dict.fromkeys((*CORE, "kernels"), 0)
     for path in MODULES:
-        if part_of(path) in lines:
-            lines[part_of(path)] += code_lines(path)
+        part = "kernels" if path.name == "fused.py" else part_of(path)
+        if part in lines:
+            lines[part] += code_lines(path)
+    kernels = lines.pop("kernels")
     total = sum(lines.values())
     with capsys.disabled():
         parts = ", ".join(f"{part} {count}" for part, count in lines.items())
-        print(f"\ncode of the core: {total:,} lines of at most {CORE_LINES:,} ({parts})")
+        print(f"\ncode of the core: {total:,} lines of at most {CORE_LINES:,} ({parts}); CUDA kernels: {kernels}")
+    assert kernels < KERNEL_LINES
     assert total < CORE_LINES

@@ -14,11 +14,15 @@ TOLERANCES = {
     ("forward", "float32"): (1e-5, 1e-5),
     # analytic against central differences, eps 1e-6
     ("gradient", "float64"): (1e-6, 1e-8),
-    # NumPy against CuPy
+    # NumPy against CuPy, fused kernels against generic bodies; float16 has 11 bits
     ("sum of products", "float64"): (1e-12, 1e-12),
     ("sum of products", "float32"): (1e-4, 1e-5),
+    ("sum of products", "float16"): (5e-3, 5e-3),
     ("elementwise", "float64"): (1e-13, 1e-13),
     ("elementwise", "float32"): (1e-6, 1e-6),
+    ("elementwise", "float16"): (2e-3, 2e-3),
+    # float16 arithmetic through a network against float32
+    ("mixed precision", "float16"): (2e-2, 2e-2),
     # an optimizer after ten steps, against the textbook formula
     ("update", "float64"): (1e-12, 1e-15),
     ("update", "float32"): (1e-5, 1e-6),

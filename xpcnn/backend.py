@@ -12,6 +12,8 @@ import itertools
 import logging
 import os
 import threading
+import tracemalloc
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,8 +39,10 @@ __all__ = [
     "for_rows",
     "generator",
     "gpu_problem",
+    "lanes",
     "matmul",
     "memory_info",
+    "peak_memory",
     "set_threads",
     "single_threaded_blas",
     "spans",
@@ -69,14 +73,20 @@ def _is_cupy(array: object) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
+_NUMPY = {np.ndarray, type(None)}
+
+
 def array_module(*arrays: Array | None, **named: Array | None) -> ModuleType:
     """Return numpy or cupy, whichever the arrays belong to (None is skipped).
 
     Raises:
         DeviceError: if NumPy and CuPy arrays meet. Arguments given by keyword are called by that name.
     """
+    given = (*arrays, *named.values())
+    if _NUMPY.issuperset(map(type, given)):  # the usual case, asked some hundred times a step
+        return np
     found: ModuleType | None = None
-    for array in (*arrays, *named.values()):
+    for array in given:
         if array is None:
             continue
         module = np if isinstance(array, np.ndarray) else _cupy() if _is_cupy(array) else None
@@ -348,23 +358,35 @@ class _Slot:
 
 INLINE_WORK = 200_000  # elements of work below which threads cost more than they bring
 _count = 0
+_lanes = 0
 
 
 def threads() -> int:
     """Return how many threads compute (environment XPCNN_THREADS, else the cores this process may use)."""
-    global _count
     if not _count:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        set_threads(int(os.environ.get("XPCNN_THREADS") or available))
+        set_threads(int(os.environ.get("XPCNN_THREADS") or available), int(os.environ.get("XPCNN_LANES") or 0))
     return _count
 
 
-def set_threads(count: int) -> None:
-    """Set how many threads compute, for the whole process."""
-    global _count
-    if count < 1:
-        raise ArgumentError(f"the number of threads must be at least 1; received {count}.")
-    _count = count
+def lanes() -> int:
+    """Return into how many equal parts work is cut. Sums are cut there too, so their last bits depend on it."""
+    count = threads()
+    return _lanes or count
+
+
+def set_threads(count: int, lanes: int = 0) -> None:
+    """Set how many threads compute, for the whole process.
+
+    Args:
+        count: threads.
+        lanes: into how many parts work is cut (environment XPCNN_LANES); 0 for as many as there are threads, which is
+            fastest. With a fixed number, training and prediction give the same bits for any number of threads.
+    """
+    global _count, _lanes
+    if count < 1 or lanes < 0:
+        raise ArgumentError(f"there must be at least 1 thread and 0 lanes; received {count} and {lanes}.")
+    _count, _lanes = count, lanes
 
 
 class _Job:
@@ -468,12 +490,10 @@ def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -
         function: does rows `slice` of whatever arrays it works on.
         passes: how often an element is touched, about.
     """
-    if _is_cupy(array):
+    if passes * array.size < INLINE_WORK or _is_cupy(array):
         function(slice(0, array.shape[0]))
         return
-    pieces = -(-array.size // BLOCK)
-    if passes * array.size >= INLINE_WORK:
-        pieces = -(-pieces // threads()) * threads()  # as much for each
+    pieces = -(-array.size // (BLOCK * lanes())) * lanes()  # as much for each
     blocks = spans(array.shape[0], pieces)
     for_chunks(len(blocks), passes * array.size, lambda i: function(slice(*blocks[i])))
 
@@ -525,6 +545,10 @@ def single_threaded_blas() -> Iterator[None]:
 # --- memory that is used again ----------------------------------------------------------------------------------
 
 
+_scratch: weakref.WeakKeyDictionary[threading.Thread, dict[Any, np.ndarray]] = weakref.WeakKeyDictionary()
+_scratch_lock = threading.Lock()
+
+
 def workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
     """Return uninitialised scratch memory of this thread; asking again by the same name gives the same memory.
 
@@ -534,7 +558,8 @@ def workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
         return xp.empty(shape, dtype)
     buffers = getattr(_local, "buffers", None)
     if buffers is None:
-        buffers = _local.buffers = {}
+        with _scratch_lock:
+            buffers = _local.buffers = _scratch[threading.current_thread()] = {}
     dtype = np.dtype(dtype)
     size = 1
     for length in shape:
@@ -543,6 +568,45 @@ def workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
     if buffer is None or buffer.size < size:
         buffer = buffers[name, dtype] = np.empty(size, dtype)
     return buffer[:size].reshape(shape)
+
+
+def _scratch_to_come() -> int:
+    """Bytes by which scratch memory used by several threads will grow until all threads have the largest of each."""
+    sizes: dict[Any, list[int]] = {}
+    for buffers in list(_scratch.values()):
+        for key, buffer in list(buffers.items()):
+            sizes.setdefault(key, []).append(buffer.nbytes)
+    return sum(max(threads() * max(own) - sum(own), 0) for own in sizes.values() if len(own) > 1)
+
+
+@contextmanager
+def peak_memory(device: str | Device) -> Iterator[Callable[[], int]]:
+    """Count the memory that arrays take from here on; the function given says how many bytes it was at most.
+
+    On a GPU it is what a memory pool of its own has taken from the device. On the CPU tracemalloc counts, for the whole
+    process, and scratch memory is given back first, so that it counts like everything else. Chance decides which thread
+    does what; in time each will have the scratch memory that any of them needed, and that is what counts.
+    """
+    target = Device(device)
+    if target.kind == "cuda":
+        pool = _cupy().cuda.MemoryPool()
+        with target, _cupy().cuda.using_allocator(pool.malloc):
+            yield lambda: int(pool.total_bytes())
+        return
+    with _scratch_lock:
+        for buffers in _scratch.values():
+            buffers.clear()
+    _ones_of.clear()
+    tracing = tracemalloc.is_tracing()
+    if not tracing:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        yield lambda: tracemalloc.get_traced_memory()[1] - before + _scratch_to_come()
+    finally:
+        if not tracing:
+            tracemalloc.stop()
 
 
 # --- products ---------------------------------------------------------------------------------------------------
@@ -568,6 +632,15 @@ def _narrow(rows: int, depth: int, columns: int) -> int:
     return width if NARROWEST <= width < columns else 0
 
 
+def product(a: Array, b: Array, out: Array) -> Array:
+    """`out[...] = a @ b` for (stacks of) matrices; float16 is summed in float32 on both backends."""
+    xp = array_module(a, b)
+    if xp is np and a.dtype == np.float16:  # which BLAS does not have
+        np.copyto(out, np.matmul(a.astype(np.float32), b.astype(np.float32)))
+        return out
+    return xp.matmul(a, b, out=out)
+
+
 def matmul(a: Array, b: Array, out: Array) -> Array:
     """`out[...] = a @ b` for matrices (M, K) and (K, N).
 
@@ -575,7 +648,7 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
     cut into pieces small enough for its small-matrix kernels and multiplied as one batch.
     """
     xp = array_module(a, b)
-    if xp is np and b.strides[1] == b.itemsize and out.strides[1] == out.itemsize:
+    if xp is np and a.dtype != np.float16 and b.strides[1] == b.itemsize and out.strides[1] == out.itemsize:
         (m, k), n = a.shape, b.shape[1]
         width = _narrow(m, k, n)
         if width:
@@ -588,7 +661,7 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
             if whole < n:
                 np.matmul(a, b[:, whole:], out=out[:, whole:])
             return out
-    return xp.matmul(a, b, out=out)
+    return product(a, b, out)
 
 
 def row_dot(a: Array, b: Array, out: Array) -> None:
@@ -620,7 +693,7 @@ def row_sum(a: Array, out: Array) -> None:
 def matmul_transposed(a: Array, b: Array, out: Array) -> Array:
     """`out[...] = a @ b.T` for matrices (M, N) and (K, N): the weight-gradient product, long in N."""
     xp = array_module(a, b)
-    if xp is np and a.strides[1] == a.itemsize and b.strides[1] == b.itemsize:
+    if xp is np and a.dtype != np.float16 and a.strides[1] == a.itemsize and b.strides[1] == b.itemsize:
         (m, n), k = a.shape, b.shape[0]
         width = _narrow(m, k, n)
         if width >= 192:  # the partial products must stay small beside the matrices
@@ -635,7 +708,7 @@ def matmul_transposed(a: Array, b: Array, out: Array) -> Array:
             if whole < n:
                 out += np.matmul(a[:, whole:], b[:, whole:].T)
             return out
-    return xp.matmul(a, b.T, out=out)
+    return product(a, b.T, out)
 
 
 # --- a function NumPy lacks -------------------------------------------------------------------------------------

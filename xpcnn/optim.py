@@ -10,15 +10,18 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from . import backend
 from .backend import Array, array_module, for_chunks, workspace
 from .errors import ArgumentError, StateDictError
+from .functional import fused
 
-__all__ = ["EMA", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop"]
+__all__ = ["EMA", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "Terms"]
+
+Groups: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
 
 def _check(optimizer: str, **values: tuple[float, float, float]) -> None:
@@ -34,39 +37,44 @@ class FlatState:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.arrays: dict[str, Array] = {}
-        self._flat: Any = None
+        self.flat: Any = None  # the buffers beside which they lie
         self._loaded: dict[str, Array] = {}
 
-    def attach(self, flat: Any, start: float = 0.0) -> bool:
-        """Lay the arrays out beside these buffers, with what was loaded or kept so far; say whether they are new."""
-        if self._flat is flat:
-            return False
-        previous = self.state_dict()
-        xp = array_module(flat.data)
-        with backend.device_of(flat.data):
-            self.arrays = {name: xp.full(flat.data.shape, start, flat.data.dtype) for name in self.names}
-        self._flat, self._loaded = flat, {}
-        if previous:
-            self._restore(previous)
-        return not previous
+    def attach(self, flat: Any, start: float | Array) -> set[str]:
+        """Lay the arrays out beside these buffers, with what was loaded or kept so far; what is new is `start`.
 
-    def _restore(self, previous: Mapping[str, Array]) -> None:
-        for key, view in self.state_dict().items():
-            if key not in previous or previous[key].shape != view.shape:
-                raise StateDictError(
-                    f"the state does not fit the network: expected {key} of shape {view.shape}; "
-                    f"received {previous[key].shape if key in previous else 'nothing'}."
-                )
-            view[...] = backend.to_device(backend.to_numpy(previous[key]), backend.device_of(view))
+        Returns:
+            The names of the parameters that were not in the buffers before these, a replaced layer's for example.
+        """
+        if self.flat is flat:
+            return set()
+        known, old = self.state_dict(), self.flat
+        fresh = {name for name, p in flat.parameters.items() if old is not None and old.parameters.get(name) is not p}
+        with backend.device_of(flat.data):
+            arrays = {name: array_module(flat.data).empty_like(flat.data) for name in self.names}
+        for name, array in arrays.items():
+            array[...] = start
+            for parameter, view in flat.views(array).items():
+                key = f"{name}/{parameter}"
+                if not known or parameter in fresh:
+                    continue
+                if key not in known or known[key].shape != view.shape:
+                    raise StateDictError(
+                        f"the state does not fit the network: expected {key} of shape {view.shape}; "
+                        f"received {known[key].shape if key in known else 'nothing'}."
+                    )
+                view[...] = backend.to_device(backend.to_numpy(known[key]), backend.device_of(view))
+        self.arrays, self.flat, self._loaded = arrays, flat, {}
+        return fresh
 
     def state_dict(self) -> dict[str, Array]:
         """Return views of the arrays by name."""
-        if self._flat is None:
+        if self.flat is None:
             return dict(self._loaded)
         return {
             f"{name}/{parameter}": view
             for name, array in self.arrays.items()
-            for parameter, view in self._flat.views(array).items()
+            for parameter, view in self.flat.views(array).items()
         }
 
     def load(self, state: Mapping[str, Array], owner: str) -> None:
@@ -77,7 +85,15 @@ class FlatState:
                 f"{owner} keeps {', '.join(self.names) or 'no arrays'}; received {', '.join(sorted(kinds))}."
             )
         self._loaded = {key: np.array(backend.to_numpy(value)) for key, value in state.items()}
-        self._flat, self.arrays = None, {}
+        self.flat, self.arrays = None, {}
+
+
+class Terms(NamedTuple):
+    """On which terms parameters are updated in one step: learning rate, weight decay, and which update of theirs."""
+
+    lr: float
+    weight_decay: float
+    step: int  # counted from 1; steps in which a parameter was frozen do not count
 
 
 class Optimizer:
@@ -88,9 +104,13 @@ class Optimizer:
         weight_decay: added to the gradient times the weight (coupled), unless the optimizer says otherwise.
         clip_norm: scale all gradients so that their joint L2 norm is at most this (Pascanu et al., 2013).
         clip_value: cut every gradient element to [-clip_value, clip_value], after clip_norm.
+        groups: parameters with a learning rate or weight decay of their own, by pattern as in `net.freeze`:
+            `{"features": {"lr": 1e-4}, "*.bias": {"weight_decay": 0.0}}`. A parameter belongs to the first pattern
+            that matches; a pattern that matches nothing is an error at the first step. Schedules multiply all rates.
     """
 
     state_start = 0.0
+    decoupled = False  # whether `update` applies the weight decay itself, apart from the gradient
 
     def __init__(
         self,
@@ -99,8 +119,16 @@ class Optimizer:
         weight_decay: float,
         clip_norm: float | None,
         clip_value: float | None,
+        groups: Groups | None = None,
     ) -> None:
         _check(type(self).__name__, lr=(lr, 0.0, math.inf), weight_decay=(weight_decay, 0.0, math.inf))
+        for pattern, own in (groups or {}).items():
+            if not isinstance(own, Mapping) or not own or not own.keys() <= {"lr", "weight_decay"}:
+                raise ArgumentError(
+                    f'the group {pattern!r} must say {{"lr": ..., "weight_decay": ...}} or one of them; '
+                    f"received {own!r}."
+                )
+            _check(f"the group {pattern!r}", **{name: (value, 0.0, math.inf) for name, value in own.items()})
         for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
             if value is not None and not value > 0:
                 raise ArgumentError(f"{name} must be positive or None; received {value!r}.")
@@ -108,52 +136,102 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
         self.clip_value = clip_value
+        self.groups = groups
         self.steps = 0
+        self._missed: dict[str, int] = {}  # in how many of these steps a parameter was frozen, or not there yet
+        self._own: dict[str, Mapping[str, float]] = {}  # the group of each parameter that is in one
         self._memory = FlatState(states)
 
-    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, lr: float) -> None:
-        """Change w in place. g and scratch may be overwritten; `self.steps` counts from 1."""
+    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
+        """Change w in place. g, which has the coupled weight decay in it, and scratch may be overwritten."""
         raise TypeError(f"{type(self).__name__} does not define update")
 
-    def step(self, net: Any, lr: float | None = None) -> None:
+    def cuda(self) -> tuple[str, dict[str, float]] | None:
+        """Return `update` as CUDA code (see `functional.fused.update`) and its constants, None if there is none."""
+        return None
+
+    def step(self, net: Any, factor: float = 1.0, scale: Any = None) -> None:
         """Update every trainable parameter of the network by its accumulated gradient, then clear the gradients.
 
         Args:
             net: a built network (any layer).
-            lr: learning rate of this step; `self.lr` if None.
+            factor: all learning rates are multiplied by it in this step (a schedule).
+            scale: the `xpcnn.LossScale` by which the gradients are too large (mixed precision). Where one of them is
+                not finite, weights and state stay as they are and the step does not count.
+
+        Raises:
+            ArgumentError: if a pattern of `groups` matches no parameter.
+            StateDictError: if a state was loaded that is not that of this network.
         """
         flat = net.flat()
-        self._memory.attach(flat, self.state_start)
+        if self._memory.flat is not flat:
+            self._own = {}
+            for pattern, own in (self.groups or {}).items():
+                self._own = dict.fromkeys(net.matching(pattern), own) | self._own
+            self._missed |= dict.fromkeys(self._memory.attach(flat, self.state_start), self.steps)
         self.steps += 1
-        rate = self.lr if lr is None else lr
+        for name, parameter in flat.parameters.items():
+            if not parameter.trainable:
+                self._missed[name] = self._missed.get(name, 0) + 1
+
+        def terms_of(name: str) -> Terms:
+            own = self._own.get(name, {})
+            lr, weight_decay = own.get("lr", self.lr), own.get("weight_decay", self.weight_decay)
+            return Terms(lr * factor, weight_decay, self.steps - self._missed.get(name, 0))
+
         xp = array_module(flat.data)
-        runs = flat.runs()
-        self._clip(flat, runs)
+        runs = flat.runs(terms_of)
+        finite, skipped = (True, 0) if scale is None else scale.unscale(flat.grad)
         size = flat.data.size if xp is not np else backend.BLOCK
-        blocks = [slice(i, min(i + size, run.stop)) for run in runs for i in range(run.start, run.stop, size)]
+        blocks = [
+            (slice(i, min(i + size, run.stop)), terms) for run, terms in runs for i in range(run.start, run.stop, size)
+        ]
 
         def work(index: int) -> None:
-            block = blocks[index]
+            block, terms = blocks[index]
             w, g = flat.data[block], flat.grad[block]
+            states = {name: array[block] for name, array in self._memory.arrays.items()}
+            if fused.takes(w) and (cuda := self.cuda()) is not None:
+                code = cuda[0] if self.decoupled else f"g += weight_decay * w; {cuda[0]}"
+                constants = {"lr": terms.lr, "weight_decay": terms.weight_decay, **cuda[1]}
+                fused.update(code, w, g, states, constants, terms.step, skipped, finite)
+                return
+            kept = [] if scale is None else [(a, a.copy()) for a in (w, *states.values())]
             scratch = workspace(xp, "optimizer", w.shape, w.dtype)
-            self.update(w, g, [array[block] for array in self._memory.arrays.values()], scratch, rate)
+            if terms.weight_decay and not self.decoupled:
+                xp.multiply(w, terms.weight_decay, out=scratch)
+                g += scratch
+            self.update(w, g, list(states.values()), scratch, terms._replace(step=terms.step - skipped))
+            for array, before in kept:  # no `if finite`: it may be on a GPU
+                xp.copyto(array, before, where=~finite)
             flat.grad[block] = 0.0
 
-        for_chunks(len(blocks), 8 * flat.data.size, work)
+        with np.errstate(all=None if scale is None else "ignore"):  # what comes of infinities is not kept
+            self._clip(flat, runs)
+            for_chunks(len(blocks), 8 * flat.data.size, work)
 
-    def _clip(self, flat: Any, runs: list[slice]) -> None:
+    def _clip(self, flat: Any, runs: list[tuple[slice, Terms]]) -> None:
         xp = array_module(flat.data)
         if self.clip_norm is not None:
             wide = xp.promote_types(flat.grad.dtype, xp.float32)
-            squares = [xp.square(flat.grad[run], dtype=wide).sum() for run in runs]
+            squares = [xp.square(flat.grad[run], dtype=wide).sum() for run, _ in runs]
             norm = xp.sqrt(sum(squares[1:], squares[0])) if squares else 0.0
             flat.grad *= xp.minimum(self.clip_norm / (norm + 1e-6), 1.0).astype(flat.grad.dtype) if squares else 1.0
         if self.clip_value is not None:
             xp.clip(flat.grad, -self.clip_value, self.clip_value, out=flat.grad)
 
+    @property
+    def state_arrays(self) -> int:
+        """How many numbers the optimizer keeps for each weight."""
+        return len(self._memory.names)
+
     def state_dict(self) -> dict[str, Array]:
-        """Return the state: "steps", and each kept array as "name/parameter name"."""
-        return {"steps": np.array(self.steps), **self._memory.state_dict()}
+        """Return the state: "steps", each kept array as "name/parameter name", and "missed/parameter name".
+
+        The last is in how many of the steps a parameter was not updated; it is left out where that is 0.
+        """
+        missed = {f"missed/{name}": np.array(count) for name, count in self._missed.items() if count}
+        return {"steps": np.array(self.steps), **missed, **self._memory.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Take the state of another run; it is laid out when the next step sees the network.
@@ -165,8 +243,9 @@ class Optimizer:
         if "steps" not in arrays:
             raise StateDictError("the state of an optimizer has an entry 'steps'; received none.")
         steps = int(arrays.pop("steps"))
+        missed = {key: int(arrays.pop(key)) for key in state if key.startswith("missed/")}
         self._memory.load(arrays, type(self).__name__)
-        self.steps = steps
+        self.steps, self._missed = steps, {key.partition("/")[2]: count for key, count in missed.items()}
 
     def __repr__(self) -> str:
         name, *arguments = self.settings().items()
@@ -185,7 +264,7 @@ class SGD(Optimizer):
         lr: learning rate.
         momentum: 0 for none.
         nesterov: step by g + momentum * v (Sutskever et al., 2013).
-        weight_decay, clip_norm, clip_value: see `Optimizer`.
+        weight_decay, clip_norm, clip_value, groups: see `Optimizer`.
     """
 
     def __init__(
@@ -196,20 +275,18 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        super().__init__(("velocity",) if momentum else (), lr, weight_decay, clip_norm, clip_value)
+        super().__init__(("velocity",) if momentum else (), lr, weight_decay, clip_norm, clip_value, groups)
         _check("SGD", momentum=(momentum, 0.0, 1.0))
         if nesterov and not momentum:
             raise ArgumentError("nesterov=True needs a momentum above 0; received momentum=0.0.")
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, lr: float) -> None:
+    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
         """See the class."""
         xp = array_module(w)
-        if self.weight_decay:
-            xp.multiply(w, self.weight_decay, out=scratch)
-            g += scratch
         if state:
             (velocity,) = state
             velocity *= self.momentum
@@ -219,8 +296,15 @@ class SGD(Optimizer):
                 g += scratch
             else:
                 g = velocity
-        xp.multiply(g, lr, out=scratch)
+        xp.multiply(g, terms.lr, out=scratch)
         w -= scratch
+
+    def cuda(self) -> tuple[str, dict[str, float]]:
+        """See `Optimizer`."""
+        if not self.momentum:
+            return "w -= lr * g;", {}
+        direction = "g + momentum * velocity" if self.nesterov else "velocity"
+        return f"velocity = momentum * velocity + g; w -= lr * ({direction});", {"momentum": self.momentum}
 
 
 class Adagrad(Optimizer):
@@ -228,10 +312,10 @@ class Adagrad(Optimizer):
 
     Args:
         lr: learning rate.
-        lr_decay: the rate of step t is lr / (1 + (t - 1) * lr_decay).
+        lr_decay: the rate of a parameter's update t is lr / (1 + (t - 1) * lr_decay).
         initial_accumulator_value: where s begins.
         eps: keeps the quotient finite.
-        weight_decay, clip_norm, clip_value: see `Optimizer`.
+        weight_decay, clip_norm, clip_value, groups: see `Optimizer`.
     """
 
     def __init__(
@@ -243,8 +327,9 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        super().__init__(("sum",), lr, weight_decay, clip_norm, clip_value)
+        super().__init__(("sum",), lr, weight_decay, clip_norm, clip_value, groups)
         _check(
             "Adagrad",
             lr_decay=(lr_decay, 0.0, math.inf),
@@ -255,20 +340,22 @@ class Adagrad(Optimizer):
         self.initial_accumulator_value = self.state_start = initial_accumulator_value
         self.eps = eps
 
-    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, lr: float) -> None:
+    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
         """See the class."""
         xp = array_module(w)
         (total,) = state
-        if self.weight_decay:
-            xp.multiply(w, self.weight_decay, out=scratch)
-            g += scratch
         xp.multiply(g, g, out=scratch)
         total += scratch
         xp.sqrt(total, out=scratch)
         scratch += self.eps
         xp.divide(g, scratch, out=scratch)
-        scratch *= lr / (1.0 + (self.steps - 1) * self.lr_decay)
+        scratch *= terms.lr / (1.0 + (terms.step - 1) * self.lr_decay)
         w -= scratch
+
+    def cuda(self) -> tuple[str, dict[str, float]]:
+        """See `Optimizer`."""
+        code = "sum += g * g; w -= lr / (1 + (step - 1) * lr_decay) * g / (sqrt(sum) + eps);"
+        return code, {"lr_decay": self.lr_decay, "eps": self.eps}
 
 
 class RMSprop(Optimizer):
@@ -280,7 +367,7 @@ class RMSprop(Optimizer):
         eps: keeps the quotient finite.
         momentum: of the quotient; 0 for none.
         centered: subtract the square of the mean gradient from s (Graves, 2013).
-        weight_decay, clip_norm, clip_value: see `Optimizer`.
+        weight_decay, clip_norm, clip_value, groups: see `Optimizer`.
     """
 
     def __init__(
@@ -293,22 +380,20 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        groups: Groups | None = None,
     ) -> None:
         states = ("square", *(("mean",) if centered else ()), *(("velocity",) if momentum else ()))
-        super().__init__(states, lr, weight_decay, clip_norm, clip_value)
+        super().__init__(states, lr, weight_decay, clip_norm, clip_value, groups)
         _check("RMSprop", alpha=(alpha, 0.0, 1.0), eps=(eps, 0.0, math.inf), momentum=(momentum, 0.0, 1.0))
         self.alpha = alpha
         self.eps = eps
         self.momentum = momentum
         self.centered = centered
 
-    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, lr: float) -> None:
+    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
         """See the class."""
         xp = array_module(w)
         named = dict(zip(self._memory.names, state, strict=True))
-        if self.weight_decay:
-            xp.multiply(w, self.weight_decay, out=scratch)
-            g += scratch
         square = named["square"]
         square *= self.alpha
         xp.multiply(g, g, out=scratch)
@@ -331,10 +416,21 @@ class RMSprop(Optimizer):
             velocity = named["velocity"]
             velocity *= self.momentum
             velocity += scratch
-            xp.multiply(velocity, lr, out=scratch)
+            xp.multiply(velocity, terms.lr, out=scratch)
         else:
-            scratch *= lr
+            scratch *= terms.lr
         w -= scratch
+
+    def cuda(self) -> tuple[str, dict[str, float]]:
+        """See `Optimizer`."""
+        code = "square = alpha * square + rest * g * g; F spread = square;"
+        if self.centered:
+            code += "mean = alpha * mean + rest * g; spread = max(square - mean * mean, (F)0);"
+        code += "F change = g / (sqrt(spread) + eps);"
+        if self.momentum:
+            code += "change = velocity = momentum * velocity + change;"
+        constants = {"alpha": self.alpha, "rest": 1.0 - self.alpha, "eps": self.eps, "momentum": self.momentum}
+        return code + "w -= lr * change;", constants
 
 
 class Adam(Optimizer):
@@ -346,10 +442,8 @@ class Adam(Optimizer):
         lr: learning rate.
         betas: smoothing of m and of v.
         eps: keeps the quotient finite.
-        weight_decay, clip_norm, clip_value: see `Optimizer`.
+        weight_decay, clip_norm, clip_value, groups: see `Optimizer`.
     """
-
-    decoupled = False
 
     def __init__(
         self,
@@ -359,8 +453,9 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        super().__init__(("m", "v"), lr, weight_decay, clip_norm, clip_value)
+        super().__init__(("m", "v"), lr, weight_decay, clip_norm, clip_value, groups)
         _check(
             type(self).__name__,
             **{"betas[0]": (betas[0], 0.0, 1.0), "betas[1]": (betas[1], 0.0, 1.0), "eps": (eps, 0.0, math.inf)},
@@ -368,16 +463,13 @@ class Adam(Optimizer):
         self.betas = (float(betas[0]), float(betas[1]))
         self.eps = eps
 
-    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, lr: float) -> None:
+    def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
         """See the class."""
         xp = array_module(w)
         m, v = state
         first, second = self.betas
-        if self.weight_decay and self.decoupled:
-            w *= 1.0 - lr * self.weight_decay
-        elif self.weight_decay:
-            xp.multiply(w, self.weight_decay, out=scratch)
-            g += scratch
+        if self.decoupled and terms.weight_decay:
+            w *= 1.0 - terms.lr * terms.weight_decay
         xp.multiply(g, g, out=scratch)
         scratch -= v
         scratch *= 1.0 - second
@@ -386,12 +478,26 @@ class Adam(Optimizer):
         g *= 1.0 - first
         m += g
         # m / c1 / (sqrt(v / c2) + eps), with the constants gathered
-        root = math.sqrt(1.0 - second**self.steps)
+        root = (1.0 - second**terms.step) ** 0.5
         xp.sqrt(v, out=scratch)
         scratch += self.eps * root
         xp.divide(m, scratch, out=scratch)
-        scratch *= lr * root / (1.0 - first**self.steps)
+        scratch *= terms.lr * root / (1.0 - first**terms.step)
         w -= scratch
+
+    def cuda(self) -> tuple[str, dict[str, float]]:
+        """See `Optimizer`. expm1 keeps what 1 - beta**step would lose in float32."""
+        constants = {"eps": self.eps}
+        for name, beta in zip("mv", self.betas, strict=True):
+            constants[f"rest_{name}"] = 1.0 - beta
+            constants[f"log_{name}"] = math.log(beta) if beta else -math.inf
+        code = """
+            v += rest_v * (g * g - v);
+            m += rest_m * (g - m);
+            const F root = sqrt(-expm1(step * log_v));
+            w += lr * root / expm1(step * log_m) * m / (sqrt(v) + eps * root);
+        """
+        return ("w *= 1 - lr * weight_decay;" if self.decoupled else "") + code, constants
 
 
 class AdamW(Adam):
@@ -410,8 +516,9 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        super().__init__(lr, betas, eps, weight_decay, clip_norm, clip_value)
+        super().__init__(lr, betas, eps, weight_decay, clip_norm, clip_value, groups)
 
 
 class EMA:
@@ -429,8 +536,8 @@ class EMA:
     def update(self, net: Any) -> None:
         """Take the network's present weights into the average; the first time they are the average."""
         flat = net.flat()
-        first = self._memory.attach(flat)
-        average, weights, weight = self._memory.arrays["average"], flat.data, 1.0 if first else 1.0 - self.decay
+        self._memory.attach(flat, flat.data)
+        average, weights, weight = self._memory.arrays["average"], flat.data, 1.0 - self.decay
         xp = array_module(weights)
 
         def work(rows: slice) -> None:
@@ -446,8 +553,7 @@ class EMA:
     def swap(self, net: Any) -> Iterator[None]:
         """Lend the network the averaged weights."""
         flat = net.flat()
-        if self._memory.attach(flat):
-            self._memory.arrays["average"][...] = flat.data
+        self._memory.attach(flat, flat.data)
         own = flat.data.copy()
         flat.data[...] = self._memory.arrays["average"]
         try:

@@ -131,3 +131,16 @@ def test_local_response_norm_of_any_shape(xp, shape, size, layout, seed):
     x_in = laid_out(batch_last(x), layout)
     y, _ = norm.local_response_norm_forward(x_in if xp is np else xp.asarray(x_in), size, 1.0, 0.5, 2.0)
     assert_close(y, batch_last(references.local_response_norm(x, size, 1.0, 0.5, 2.0)), "forward")
+
+
+def test_local_response_norm_of_float16_squares_in_float32(xp):
+    x = xp.full((5, 1, 1, 2), 1000.0, "float16")  # the square is beyond float16
+    y, scale = norm.local_response_norm_forward(x, 5, 1e-4, 0.75, 1.0)
+    assert y.dtype == "float16"
+    dx = norm.local_response_norm_backward(xp.ones_like(x), x, y, scale, 5, 1e-4, 0.75)
+    assert dx.dtype == "float16"
+    wide = [backend.to_numpy(a).astype("float64") for a in (x, y, dx)]
+    exact, factor = norm.local_response_norm_forward(wide[0], 5, 1e-4, 0.75, 1.0)
+    slope = norm.local_response_norm_backward(np.ones_like(exact), wide[0], exact, factor, 5, 1e-4, 0.75)
+    np.testing.assert_allclose(wide[1], exact, rtol=1e-3)
+    np.testing.assert_allclose(wide[2], slope, rtol=1e-2)

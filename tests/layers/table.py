@@ -299,6 +299,7 @@ def activation(make, function, shape=(3, 4, 5), elementwise=True, name=""):
 ACTIVATIONS = [
     activation(L.ReLU, ref.relu),
     activation(L.LeakyReLU, ref.leaky_relu),
+    activation(lambda: L.Clip(-1.0, 2.0), partial(ref.clip, low=-1.0, high=2.0), name="Clip"),
     activation(lambda: L.LeakyReLU(0.3), lambda x: np.where(x > 0, x, 0.3 * x), name="LeakyReLU 0.3"),
     activation(L.ELU, ref.elu),
     activation(lambda: L.ELU(0.5), lambda x: np.where(x > 0, x, 0.5 * np.expm1(x)), name="ELU 0.5"),
@@ -339,6 +340,14 @@ DENSE = [
     Row("Flatten", L.Flatten, (3, 4, 5), (60,), lambda x, state: x.reshape(len(x), -1), elementwise=True),
     Row("Flatten of features", L.Flatten, (6,), (6,), lambda x, state: x, elementwise=True),
     Row("Identity", L.Identity, (2, 3, 4), (2, 3, 4), lambda x, state: x, elementwise=True),
+    Row(
+        "PadChannels",
+        lambda: L.PadChannels(2, 1),
+        (3, 4, 2),
+        (6, 4, 2),
+        lambda x, state: ref.pad_channels(x, 2, 1),
+        wrong=not_image("PadChannels"),
+    ),
     Row("Dropout", lambda: L.Dropout(0.4), (4, 5, 6), (4, 5, 6), lambda x, state: x, elementwise=True, random=True),
     Row("Dropout 0", lambda: L.Dropout(0.0), (12,), (12,), lambda x, state: x, elementwise=True),
     Row(
@@ -456,6 +465,14 @@ CONTAINERS = [
             "downsample.weight": (4, 2, 1, 1),
             "downsample.bias": (4,),
         },
+    ),
+    Row(
+        "Residual, shortcut by another name",
+        lambda: L.Residual(L.Conv2d(2, 3, padding=1), L.Conv2d(2, 1, bias=False), shortcut_name="shortcut"),
+        (2, 3, 4),
+        (2, 3, 4),
+        lambda x, state: conv_same(x, state) + conv_same(x, state, "shortcut."),
+        state={"weight": (2, 2, 3, 3), "bias": (2,), "shortcut.weight": (2, 2, 1, 1)},
     ),
     Row(
         "DenseConcat",

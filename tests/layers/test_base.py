@@ -79,6 +79,9 @@ def images(n: int = 3, dtype: str = "float32") -> np.ndarray:
         (lambda: Dropout(-0.1), r"must lie between 0 and 1; received -0\.1"),
         (lambda: xpcnn.GELU("erf"), r'must be "none" or "tanh"; received \'erf\''),
         (lambda: xpcnn.Softplus(beta=0.0), r"beta of Softplus must be positive; received 0\.0"),
+        (lambda: Residual(Dense(2), shortcut_name="forward"), r'"downsample" or "shortcut"; received \'forward\''),
+        (lambda: xpcnn.Clip(1.0, 1.0), r"Clip expects low < high; received 1\.0 and 1\.0"),
+        (lambda: xpcnn.PadChannels(0, -1), r"numbers of channels >= 0; received 0 and -1"),
         (lambda: xpcnn.LocalResponseNorm(0), r"size must be a positive int; received 0"),
         (lambda: xpcnn.AdaptiveAvgPool2d(0), r"output_size must be an int >= 1"),
         (
@@ -429,13 +432,31 @@ def test_parameters_are_views_of_one_array(xp):
 def test_runs_are_the_trainable_stretches():
     net = net_of()
     flat = net.flat()
-    assert flat.runs() == [slice(0, flat.data.size)]
+
+    def runs() -> list[slice]:
+        return [run for run, _ in flat.runs(lambda name: None)]
+
+    assert runs() == [slice(0, flat.data.size)]
     net.freeze("1")
     sizes = [p.data.size for p in net.parameters().values()]
     start, stop = sum(sizes[:2]), sum(sizes[:4])
-    assert flat.runs() == [slice(0, start), slice(stop, flat.data.size)]
+    assert runs() == [slice(0, start), slice(stop, flat.data.size)]
     net.freeze()
-    assert flat.runs() == []
+    assert runs() == []
+
+
+def test_runs_end_where_the_terms_differ():
+    net = net_of()
+    flat = net.flat()
+    net.freeze("head.1.weight")
+    bias = {name: name.endswith("bias") for name in net.parameters()}
+    starts = dict(zip(bias, flat.starts, strict=False))
+    found = flat.runs(bias.get)
+    assert [terms for _, terms in found] == [False, True, False, True, True]
+    assert [run.start for run, _ in found] == [starts[n] for n in ("0.weight", "0.bias", "1.weight", "1.bias")] + [
+        starts["head.1.bias"]
+    ]
+    assert found[-1][0].stop == flat.data.size
 
 
 def test_a_part_of_a_network_may_be_a_network():
@@ -453,7 +474,7 @@ def test_a_part_of_a_network_may_be_a_network():
 
 def test_a_network_without_parameters_has_empty_buffers():
     assert ReLU().flat().data.size == 0
-    assert ReLU().flat().runs() == []
+    assert ReLU().flat().runs(len) == []
 
 
 # --- configuration ----------------------------------------------------------------------------------------------

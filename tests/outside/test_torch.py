@@ -347,6 +347,37 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_groups_and_parameters_that_are_frozen_for_a_while(name):
+    """A frozen parameter is one without gradient in torch: it counts its own steps, and so do we."""
+    ours, theirs = OPTIMIZERS[name]
+    net = L.Sequential(L.Dense(4), L.Dense(3))
+    net.build((5,), dtype="float64")
+    tensors = {k: tensor(p.data, grad=True) for k, p in net.parameters().items()}
+    optimizer, defaults = ours(), theirs([tensor(np.zeros(1), grad=True)]).defaults
+    settings = optimizer.settings() | {"groups": {"*.bias": {"weight_decay": 0.0}, "0": {"lr": 0.03}}}
+    optimizer = type(optimizer)(**{k: v for k, v in settings.items() if k != "optimizer"})
+    own = {"0.weight": {"lr": 0.03}, "0.bias": {"weight_decay": 0.0}, "1.weight": {}, "1.bias": {"weight_decay": 0.0}}
+    reference = theirs([{"params": [tensors[key]], **defaults, **own[key]} for key in tensors])
+    frozen = {"0.weight": range(4), "1.bias": range(3, 6)}
+    for step in range(10):
+        net.unfreeze()
+        for i, (key, parameter) in enumerate(net.parameters().items()):
+            gradient = normal(100 * step + i, *parameter.data.shape)
+            tensors[key].grad = None if step in frozen.get(key, ()) else tensor(gradient)
+            if step in frozen.get(key, ()):
+                net.freeze(key)
+            parameter.accumulate(gradient)
+        optimizer.step(net, 0.9**step)
+        for group in reference.param_groups:
+            group["lr"] = group.setdefault("first", group["lr"]) * 0.9**step
+        reference.step()
+    relative, absolute = TOLERANCES["update", "float64"]
+    for key, parameter in net.parameters().items():
+        expected = tensors[key].detach().numpy()
+        np.testing.assert_allclose(parameter.data, expected, rtol=relative, atol=absolute, err_msg=key)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_ten_steps_of_every_optimizer(name, clip):
     ours, theirs = OPTIMIZERS[name]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from .. import backend
 from ..backend import Array, array_module, for_rows
+from . import fused
 
 SELU_ALPHA = 1.6732632423543772  # Klambauer et al., "Self-Normalizing Neural Networks" (2017)
 SELU_SCALE = 1.0507009873554805
@@ -39,9 +40,21 @@ def relu_forward(x: Array) -> Array:
 def relu_backward(dy: Array, y: Array) -> Array:
     """Return dx from the output y: the derivative at 0 is 0."""
     xp = array_module(dy=dy, y=y)
+    if fused.takes(dy, y):
+        return fused.relu_backward(dy, y)
     dx = xp.empty(dy.shape, dy.dtype)
     for_rows(dy, lambda rows: xp.multiply(dy[rows], y[rows] > 0, out=dx[rows]), 2)
     return dx
+
+
+def clip_forward(x: Array, low: float, high: float) -> Array:
+    """Return x, but low where x < low and high where x > high."""
+    return _map(lambda xp, x: xp.clip(x, low, high), x)
+
+
+def clip_backward(dy: Array, y: Array, low: float, high: float) -> Array:
+    """Return dx from the output y: the derivative at both ends is 0."""
+    return _map(lambda xp, dy, y: dy * ((y > low) & (y < high)), dy, y)
 
 
 def leaky_relu_forward(x: Array, slope: float) -> Array:

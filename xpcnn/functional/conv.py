@@ -26,6 +26,7 @@ import numpy as np
 from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
+from . import fused
 from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
 
 CHUNK = 1 << 21  # elements of col per chunk on the CPU: 8 MB in float32, a share of the L3 cache
@@ -102,6 +103,9 @@ def conv2d_forward(
         out = products[:, rows, where]
         result = _dense(out)
         _matmul(matrix[:, rows], col, result)
+        if shift is not None and relu and fused.takes(result, shift):
+            fused.bias_relu(result, shift[:, rows], out)
+            return
         if shift is not None:
             result += shift[:, rows]
         if relu:
@@ -112,7 +116,7 @@ def conv2d_forward(
     work = columns.size * max(1, filters // 16)
     if xp is np and groups == 1 and products.shape[2] <= FEW_COLUMNS:  # too few to share: share the filters instead
         col = columns.chunk((0, window.output[0], 0, window.output[1]))
-        parts = spans(filters, backend.threads() if work >= backend.INLINE_WORK else 1)
+        parts = spans(filters, backend.lanes() if work >= backend.INLINE_WORK else 1)
         for_chunks(len(parts), work, lambda i: product(col, slice(*parts[i]), ALL))
     else:
         chunks = columns.chunks(xp)
@@ -142,14 +146,15 @@ def conv2d_backward(
 
 
 def bias_gradient(dy: Array) -> Array:
-    """Return the sum of dy (O, ...) over everything but the channel, accumulated in at least float32."""
+    """Return the sum of dy (O, ...) over everything but the channel, in at least float32."""
     xp = array_module(dy)
     wide = xp.promote_types(dy.dtype, xp.float32)
     matrix = dy.reshape(dy.shape[0], -1)
+    if xp is not np:
+        return matrix.sum(axis=1, dtype=wide)
     total = xp.empty(len(matrix), wide)
-
     for_rows(matrix, lambda rows: row_sum(matrix[rows].astype(wide, copy=False), total[rows]))
-    return total.astype(dy.dtype, copy=False)
+    return total
 
 
 class Columns:
@@ -167,6 +172,9 @@ class Columns:
         self.groups = groups
         if window.is_pointwise:
             self.matrix = x.reshape(groups, self.rows, -1)
+            return
+        self.fused = (x, mirrored) if fused.takes(x) else None
+        if self.fused:
             return
         padded = pad(x, window, 0.0)
         (kh, kw), (oh, ow), (sh, sw), (dh, dw) = window.kernel, window.output, window.stride, window.dilation
@@ -186,7 +194,7 @@ class Columns:
             length = min(max(CHUNK // rows, CHUNK_COLUMNS[0]), CHUNK_COLUMNS[1])
             count = -(-total // length)
             if self.size >= backend.INLINE_WORK:
-                count = -(-count // backend.threads()) * backend.threads()
+                count = -(-count // backend.lanes()) * backend.lanes()
         else:
             count = -(-total * rows // CHUNK_GPU)
         if count <= height:
@@ -211,6 +219,8 @@ class Columns:
             col = matrix_workspace(np, "columns", part.shape, part.dtype)
             np.copyto(col, part)
             return col
+        if self.fused:
+            return fused.im2col(self.fused[0], self.window, self.range(pixels), self.groups, self.fused[1])
         h0, h1, w0, w1 = pixels
         view = self.view[groups, channels, :, :, h0:h1, w0:w1]
         shape = (view.shape[0], view.shape[1] * self.window.taps, (h1 - h0) * (w1 - w0) * self.batch)
@@ -229,7 +239,7 @@ def _matmul(a: Array, b: Array, out: Array) -> None:
     if len(a) == 1:
         backend.matmul(a[0], b[0], out[0])
     else:
-        array_module(a, b).matmul(a, b, out=out)
+        backend.product(a, b, out)
 
 
 def _matmul_transposed(a: Array, b: Array, out: Array) -> None:
@@ -237,7 +247,7 @@ def _matmul_transposed(a: Array, b: Array, out: Array) -> None:
     if len(a) == 1:
         backend.matmul_transposed(a[0], b[0], out[0])
     else:
-        array_module(a, b).matmul(a, b.transpose(0, 2, 1), out=out)
+        backend.product(a, b.transpose(0, 2, 1), out)
 
 
 def _weight_gradient(dy: Array, x: Array, weight: Array, window: Window, groups: int) -> Array:
@@ -269,8 +279,10 @@ def _sum_over_lanes(
     on which thread was faster.
     """
     chunks = columns.chunks(xp)
-    lanes = spans(len(chunks), backend.threads() if xp is np and columns.size >= backend.INLINE_WORK else 1)
-    totals = xp.empty((len(lanes), *shape), dtype)
+    lanes = spans(len(chunks), backend.lanes() if xp is np and columns.size >= backend.INLINE_WORK else 1)
+    total = xp.empty(shape, dtype)
+    others = workspace(xp, "lanes", (len(lanes) - 1, *shape), dtype)
+    totals = [total, *others]
 
     def lane(index: int) -> None:
         first, last = lanes[index]
@@ -280,10 +292,13 @@ def _sum_over_lanes(
             product(pixels, part)
             totals[index] += part
 
+    def add_lanes(rows: slice) -> None:
+        for other in others:
+            total[:, rows] += other[:, rows]
+
     for_chunks(len(lanes), columns.size, lane)
-    for other in totals[1:]:
-        totals[0] += other
-    return totals[0]
+    for_rows(total[0], add_lanes, 2)
+    return total
 
 
 def _mirrored(window: Window) -> Window | None:
@@ -322,7 +337,10 @@ def _backward_by_gather(
     flat_dx = dx.reshape(groups, channels, -1)
     flat_x = None if x is None else x.reshape(groups, channels, -1)
     # (G, C, O*KH*KW): row c of the product wants every kernel that reads channel c
-    matrix = weight.reshape(groups, outputs, channels, kh, kw).transpose(0, 2, 1, 3, 4).reshape(groups, channels, -1)
+    matrix = workspace(xp, "turned weight", (groups, channels, outputs, kh, kw), weight.dtype)
+    turned = weight.reshape(groups, outputs, channels, kh, kw).transpose(0, 2, 1, 3, 4)
+    for_rows(turned[0], lambda rows: xp.copyto(matrix[:, rows], turned[:, rows]), 2)
+    matrix = matrix.reshape(groups, channels, -1)
     columns = Columns(dy, mirrored, groups, mirrored=True)
 
     def product(pixels: Pixels, out: Array | None) -> None:
@@ -360,7 +378,7 @@ def _backward_by_scatter(
     pieces = 1
     if xp is np:
         fewest = -(-channels * groups * window.taps * CHUNK_COLUMNS[0] // (2 * CHUNK))
-        pieces = -(-fewest // backend.threads()) * backend.threads()
+        pieces = -(-fewest // backend.lanes()) * backend.lanes()
     blocks = spans(groups if groups > 1 else channels, pieces)
 
     def work(index: int) -> None:
@@ -370,10 +388,12 @@ def _backward_by_scatter(
         block = weight.reshape(groups, -1, channels, kh, kw)[g, :, c]  # (g, o, c, KH, KW)
         matrix = block.transpose(0, 2, 3, 4, 1).reshape(len(block), -1, block.shape[1])  # (g, c*KH*KW, o)
         block_dx = dx[g.start * channels + c.start : (g.stop - 1) * channels + c.stop]
-        pads = any(window.pads)
+        gathers = fused.takes(block_dx)
+        pads = any(window.pads) and not gathers
         shape = (len(block_dx), *window.padded, batch)
         padded = workspace(xp, "padded gradient", shape, dy.dtype) if pads else block_dx
-        padded.fill(0)
+        if not gathers:
+            padded.fill(0)
         rows = matrix.shape[0] * matrix.shape[1] * ow * batch
         limit = CHUNK if xp is np else CHUNK_GPU
         gradient = xp.empty(matrix.shape, dy.dtype)
@@ -386,6 +406,9 @@ def _backward_by_scatter(
                     gradient += product
             dcol = matrix_workspace(xp, "columns", (*matrix.shape[:2], part.shape[2]), dy.dtype)
             _matmul(matrix, part, dcol)
+            if gathers:
+                fused.col2im(dcol, window, (h0, h1), block_dx)
+                continue
             taps = dcol.reshape(len(padded), kh, kw, h1 - h0, ow, batch)
             band = padded[:, h0 * window.stride[0] :]
             strip = Window(window.input, (h1 - h0, ow), window.kernel, window.stride, window.dilation, window.pads)

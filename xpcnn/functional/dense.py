@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Array, array_module, for_chunks, spans, threads
+from ..backend import Array, array_module, for_chunks, lanes, product, spans
 
 
 def _matmul(a: Array, b: Array) -> Array:
@@ -12,13 +12,13 @@ def _matmul(a: Array, b: Array) -> Array:
     xp = array_module(a, b)
     out = xp.empty((a.shape[0], b.shape[1]), b.dtype)
     work = out.size * a.shape[1]
-    pieces = threads() if xp is np and work > 400_000 else 1
+    pieces = lanes() if xp is np and work > 400_000 else 1
     if a.shape[0] >= b.shape[1]:
         rows = spans(a.shape[0], pieces)
-        for_chunks(len(rows), work, lambda i: xp.matmul(a[slice(*rows[i])], b, out=out[slice(*rows[i])]))
+        for_chunks(len(rows), work, lambda i: product(a[slice(*rows[i])], b, out=out[slice(*rows[i])]))
     else:
         columns = spans(b.shape[1], pieces)
-        for_chunks(len(columns), work, lambda i: xp.matmul(a, b[:, slice(*columns[i])], out=out[:, slice(*columns[i])]))
+        for_chunks(len(columns), work, lambda i: product(a, b[:, slice(*columns[i])], out=out[:, slice(*columns[i])]))
     return out
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from ..backend import Array, array_module, for_chunks, spans
+from . import fused
 
 BLOCK = 1 << 15
 ROUNDS = ((16, 0x21F0AAAD), (15, 0xD35A2D97))  # shift and factor of each round of the mixer
@@ -42,12 +43,17 @@ def random_bits(xp: ModuleType, start: int, stop: int, key: int) -> Array:
     return h
 
 
+def _threshold(p: float) -> int:
+    """The hashes below it are dropped."""
+    return min(int(p * 2**32), 2**32 - 1)
+
+
 def dropout_mask(xp: ModuleType, shape: tuple[int, ...], p: float, key: int) -> Array:
     """Return a boolean mask that is False with probability p."""
     size = 1
     for length in shape:
         size *= length
-    threshold = min(int(p * 2**32), 2**32 - 1)
+    threshold = _threshold(p)
     if xp is not np:
         return (random_bits(xp, 0, size, key) >= threshold).reshape(shape)
     mask = np.empty(size, np.bool_)
@@ -66,6 +72,8 @@ def dropout_forward(x: Array, p: float, key: int) -> tuple[Array, Array]:
     xp = array_module(x)
     if p == 1.0:
         return xp.zeros_like(x), xp.zeros(x.shape, np.bool_)
+    if fused.takes(x):
+        return fused.dropout_forward(x, _threshold(p), (key, mix(key + 1)), 1.0 / (1.0 - p))
     mask = dropout_mask(xp, x.shape, p, key)
     return dropout_backward(x, mask, p), mask
 
@@ -75,6 +83,8 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
     xp = array_module(dy=dy, mask=mask)
     if p == 1.0:
         return xp.zeros_like(dy)
+    if fused.takes(dy, mask):
+        return fused.dropout_backward(dy, mask, 1.0 / (1.0 - p))
     dx = dy * mask
     dx *= 1.0 / (1.0 - p)
     return dx

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..backend import Array, array_module
 from ..errors import ArgumentError, ShapeError
+from . import fused
 from .activation import log_softmax_forward
 
 
@@ -46,20 +47,23 @@ def softmax_cross_entropy(
         raise ShapeError(f"class_weights must have shape ({logits.shape[0]},); received {class_weights.shape}.")
     wide = xp.promote_types(logits.dtype, xp.float32)
     classes, batch = logits.shape
-    log_p = log_softmax_forward(logits.astype(wide, copy=False))
     hard = t.ndim == 1
     if hard:
         if t.dtype.kind not in "iu":
             raise ShapeError(f"labels (N,) must be integers; received dtype {t.dtype}.")
+        if class_weights is None and ignore_index is None and fused.takes(logits, t):
+            return fused.softmax_cross_entropy(logits, t, label_smoothing)
         target = (xp.arange(classes, dtype=t.dtype)[:, None] == t).astype(wide)
     else:
         target = t.T.astype(wide)
+    log_p = log_softmax_forward(logits.astype(wide, copy=False))
     weight = target if class_weights is None else target * class_weights[:, None]
     if hard:
         keep = None if ignore_index is None else (t != ignore_index).astype(wide)
         if keep is not None:
             weight = weight * keep
         total = weight.sum() if class_weights is not None or keep is not None else batch
+        total = total + (total == 0)  # where nothing counts, the loss is 0
     else:
         keep, total = None, batch
     if label_smoothing:

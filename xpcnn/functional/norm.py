@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from ..backend import Array, array_module, for_rows, row_dot, row_sum, workspace
+from . import fused
 
 
 def batch_norm_forward(
@@ -29,6 +30,8 @@ def batch_norm_forward(
         y like x, mean (C,), var (C,); the statistics in at least float32.
     """
     xp = array_module(x=x, weight=weight, bias=bias)
+    if fused.takes(x, weight, bias):
+        return fused.batch_norm_forward(x, weight, bias, eps, relu)
     wide = xp.promote_types(x.dtype, xp.float32)
     rows = x.reshape(x.shape[0], -1)
     y = xp.empty(rows.shape, x.dtype)
@@ -72,7 +75,9 @@ def batch_norm_backward(
     constants of inference. If a ReLU was applied, y is the output, and dy counts only where y > 0.
     """
     xp = array_module(dy=dy, x=x, weight=weight)
-    wide = mean.dtype
+    if fused.takes(dy, x, mean, var, weight, y):
+        return fused.batch_norm_backward(dy, x, mean, var, weight, eps, batch_statistics, y)
+    wide = xp.promote_types(mean.dtype, xp.float32)
     d_rows, rows = dy.reshape(dy.shape[0], -1), x.reshape(x.shape[0], -1)
     outputs = None if y is None else y.reshape(rows.shape)
     dx = xp.empty(rows.shape, dy.dtype)
@@ -115,6 +120,8 @@ def batch_norm_inference(
 ) -> Array:
     """Normalise by fixed statistics, mean (C,) and var (C,); with `relu` return max(y, 0)."""
     xp = array_module(x=x, mean=mean, weight=weight)
+    if fused.takes(x, mean, var, weight, bias):
+        return fused.batch_norm_inference(x, mean, var, weight, bias, eps, relu)
     scale = 1.0 / xp.sqrt(var + eps)
     if weight is not None:
         scale = scale * weight
@@ -131,6 +138,21 @@ def batch_norm_inference(
 
     for_rows(rows, work, passes=4)
     return y.reshape(x.shape)
+
+
+def update_statistics(
+    running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float, count: int
+) -> None:
+    """running += momentum * (batch - running) in place, for a mean and a variance (C,) of `count` numbers each.
+
+    The running variance is the unbiased one.
+    """
+    correction = count / (count - 1)
+    if fused.takes(running_mean, running_var, mean, var):
+        fused.update_statistics(running_mean, running_var, mean, var, momentum, correction)
+        return
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (correction * var - running_var)
 
 
 def _window_sum(values: Array, before: int, after: int) -> Array:
@@ -151,10 +173,11 @@ def local_response_norm_forward(x: Array, size: int, alpha: float, beta: float, 
     Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep CNNs" (2012), section 3.3; alpha is
     divided by the window size, as frameworks do.
     """
-    scale = _window_sum(x * x, size // 2, (size - 1) // 2)
+    xp = array_module(x)
+    scale = _window_sum(xp.square(x, dtype=xp.promote_types(x.dtype, xp.float32)), size // 2, (size - 1) // 2)
     scale *= alpha / size
     scale += k
-    return x * scale**-beta, scale
+    return (x * scale**-beta).astype(x.dtype, copy=False), scale
 
 
 def local_response_norm_backward(
@@ -165,4 +188,4 @@ def local_response_norm_backward(
     dx = dy * scale**-beta
     # y of channel c depends on x of c - before .. c + after, so x of c on dy of c - after .. c + before
     dx -= x * _window_sum(dy * y / scale, (size - 1) // 2, size // 2) * (2.0 * alpha * beta / size)
-    return dx
+    return dx.astype(dy.dtype, copy=False)

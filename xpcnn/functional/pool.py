@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..backend import Array, array_module, for_rows, workspace
+from . import fused
 from .geometry import Window, cut, pad, tap
 
 ALL = slice(None)
@@ -35,6 +36,8 @@ def _starts(window: Window, axis: int) -> list[slice]:
 def max_pool2d_forward(x: Array, window: Window) -> Array:
     """Return the largest element of every window; padding never wins."""
     xp = array_module(x)
+    if fused.takes(x):
+        return fused.max_pool2d_forward(x, window)
     y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype)
     padded = pad(x, window, -math.inf, "pool")
 
@@ -70,6 +73,8 @@ def _max_of_rows(maxima: Array, window: Window, out: Array) -> None:
 def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
     """Return dx: each gradient goes to the first largest element of its window, in row-major order."""
     xp = array_module(dy=dy, x=x, y=y)
+    if fused.takes(dy, x, y):
+        return fused.max_pool2d_backward(dy, x, y, window)
     dx = xp.empty(x.shape, dy.dtype)
     padded = pad(x, window, -math.inf, "pool")
     whole = window.covers_input

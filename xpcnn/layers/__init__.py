@@ -1,10 +1,10 @@
 """Layers: parameters and hyper-parameters around the functions of `xpcnn.functional`."""
 
-from .activation import ELU, GELU, SELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from .activation import ELU, GELU, SELU, Clip, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from .base import Buffer, Builder, Layer, Parameter, Step, batch_last, config, from_config, register
 from .containers import AuxiliaryHead, Concat, DenseConcat, Recompute, Residual, Sequential, auxiliaries
 from .conv import Conv2d
-from .dense import Dense, Dropout, Flatten, Identity
+from .dense import Dense, Dropout, Flatten, Identity, PadChannels
 from .norm import BatchNorm1d, BatchNorm2d, LocalResponseNorm
 from .pool import (
     AdaptiveAvgPool2d,
@@ -28,6 +28,7 @@ __all__ = [
     "BatchNorm2d",
     "Buffer",
     "Builder",
+    "Clip",
     "Concat",
     "Conv2d",
     "Dense",
@@ -43,6 +44,7 @@ __all__ = [
     "LogSoftmax",
     "LpPool2d",
     "MaxPool2d",
+    "PadChannels",
     "Parameter",
     "ReLU",
     "Recompute",

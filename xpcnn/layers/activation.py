@@ -13,6 +13,7 @@ __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "Clip",
     "LeakyReLU",
     "LogSoftmax",
     "ReLU",
@@ -54,6 +55,25 @@ class ReLU(_Activation):
 
     def _backward(self, dy: Array, kept: Array) -> Array:
         return F.relu_backward(dy, kept)
+
+
+@register
+class Clip(_Activation):
+    """x between low and high, and the nearer of the two outside. `Clip(0.0, 6.0)` is known as ReLU6."""
+
+    keeps_output = True
+
+    def __init__(self, low: float, high: float) -> None:
+        if not low < high:
+            raise ArgumentError(f"Clip expects low < high; received {low!r} and {high!r}.")
+        self.low = low
+        self.high = high
+
+    def _forward(self, x: Array) -> Array:
+        return F.clip_forward(x, self.low, self.high)
+
+    def _backward(self, dy: Array, kept: Array) -> Array:
+        return F.clip_backward(dy, kept, self.low, self.high)
 
 
 @register

@@ -10,6 +10,7 @@ import fnmatch
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,7 +38,9 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 _fresh = itertools.count()
+SHOWN = 20  # how many keys of a kind an error lists
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,12 @@ class Parameter:
         """Add a gradient, unless the parameter is frozen."""
         if gradient is None or not self.trainable:
             return
-        xp = array_module(self.grad)
-        backend.for_rows(self.grad, lambda r: xp.add(self.grad[r], gradient[r], out=self.grad[r]), 3)
+
+        def add(rows: slice) -> None:
+            target = self.grad[rows]
+            target += gradient[rows]  # in place: CuPy would copy what it takes for an overlapping input
+
+        backend.for_rows(self.grad, add, 3)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         """Return a parameter with arrays of its own, in no flat buffer yet."""
@@ -187,10 +194,15 @@ def batch_last(x: Array) -> Array:
 
 
 def built(parameter: Parameter | Buffer | bool | None, layer: Layer, x: Array | None = None) -> Array:
-    """Return the parameter's array; raise if the layer has not been built, or x is of another dtype."""
+    """Return the parameter's array; raise if the layer has not been built, or x is of another dtype.
+
+    Where x is float16 and the parameter float32, which is mixed precision, it is a copy in float16.
+    """
     if not isinstance(parameter, (Parameter, Buffer)):
         raise ShapeError(f"{layer!r} has no parameters yet: call net.build(input_shape) on the network first.")
     if x is not None and x.dtype != parameter.data.dtype:
+        if (x.dtype, parameter.data.dtype) == (np.float16, np.float32):
+            return parameter.data.astype(np.float16)
         raise ShapeError(
             f"{layer!r} has parameters of dtype {parameter.data.dtype} and received an input of dtype {x.dtype}. "
             f'Cast the input with x.astype("{parameter.data.dtype}"), or the network with net.to(dtype="{x.dtype}").'
@@ -281,6 +293,23 @@ class Layer:
         known = ", ".join(where for where, _ in self.walk() if where)
         raise ArgumentError(f"no layer at {str(path)!r}; known paths: {known}.")
 
+    def replace(self, path: str | int, layer: Layer) -> None:
+        """Put another layer in the place of the one at a path: `net.replace("fc", Dense(5))`.
+
+        In a network that has been built, the next `build` (or `Classifier.fit`) makes the parameters of the new layer
+        from its seed; all others stay as they are.
+
+        Raises:
+            ArgumentError: if there is no layer at that path, or the new one is none.
+        """
+        if not isinstance(layer, Layer):
+            raise ArgumentError(f"replace expects a layer such as Dense(5); received {layer!r}.")
+        old = self[path]
+        for parent in [parent for _, parent in self.walk()]:
+            for name, child in list(parent.children()):
+                if child is old:
+                    vars(parent)[name] = layer
+
     def _state(self) -> dict[str, Parameter | Buffer]:
         """All parameters and buffers by name."""
         state: dict[str, Parameter | Buffer] = {}
@@ -306,7 +335,10 @@ class Layer:
     @property
     def has_trainable(self) -> bool:
         """Whether anything in here is trained: where not, backward need not come by."""
-        return any(isinstance(entry, Parameter) and entry.trainable for _, entry in self._entries())
+        for value in vars(self).values():  # asked of every layer in every step: no walk, no names
+            if (value.trainable if isinstance(value, Parameter) else isinstance(value, Layer) and value.has_trainable):
+                return True
+        return False
 
     @property
     def device(self) -> Device:
@@ -341,58 +373,92 @@ class Layer:
         """Return all parameters and buffers by name: the arrays themselves, not copies."""
         return {name: entry.data for name, entry in self._state().items()}
 
-    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True, strip_prefix: str = "") -> None:
         """Copy arrays into the network. Nothing is changed unless everything fits.
 
-        `num_batches_tracked` of torch's batch norm is accepted and ignored.
+        `num_batches_tracked` of torch's batch norm is ignored, and DenseNet's first spelling, `norm.1.weight` for
+        `norm1.weight`, accepted.
+
+        Args:
+            state: name -> array; arrays are cast and moved to the network's dtype and device.
+            strict: False allows missing and unexpected keys, though not that no key fits.
+            strip_prefix: what to take off the front of the keys that begin with it, such as "module.".
 
         Raises:
-            StateDictError: listing missing, unexpected and mis-shaped keys. With strict=False only mis-shaped ones.
+            StateDictError: listing missing, unexpected and mis-shaped keys.
         """
         own = self._state()
         if not own:
             raise StateDictError("the network has no parameters yet; call net.build(input_shape) first.")
-        given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        given: dict[str, Array] = {}
         faults = []
-        if strict:
-            faults += [f"missing: {', '.join(sorted(own.keys() - given.keys()))}"] if own.keys() - given.keys() else []
-            surplus = given.keys() - own.keys()
-            faults += [f"unexpected: {', '.join(sorted(surplus))}"] if surplus else []
-        for name in own.keys() & given.keys():
+        for key, array in state.items():
+            name = key.removeprefix(strip_prefix)
+            older = re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name)
+            name = older if name not in own and older in own else name
+            if name in given:
+                faults.append(f"{name} comes twice")
+            if not name.endswith("num_batches_tracked"):
+                given[name] = array
+        fitting = own.keys() & given.keys()
+        if strict or not fitting:
+            for what, names in (("missing", own.keys() - fitting), ("unexpected", given.keys() - fitting)):
+                some = sorted(names)[:SHOWN] + [f"and {len(names) - SHOWN} more"] * (len(names) > SHOWN)
+                faults += [f"{what}: {', '.join(some)}"] if names else []
+        for name in fitting:
             if tuple(given[name].shape) != own[name].data.shape:
                 faults.append(f"{name} has shape {tuple(given[name].shape)}, expected {own[name].data.shape}")
         if faults:
-            raise StateDictError(f"the state dict does not fit the network: {'; '.join(sorted(faults))}.")
-        for name in own.keys() & given.keys():
+            first = next(iter(given), "")
+            prefixes = (first[: i + 1] for i, letter in enumerate(first) if letter == ".")
+            shared = (p for p in prefixes if all(k.startswith(p) for k in given))
+            prefix = next((p for p in shared if any(k.removeprefix(p) in own for k in given)), "")
+            hint = f' All its keys begin with "{prefix}": try strip_prefix="{strip_prefix}{prefix}".' if prefix else ""
+            raise StateDictError(f"the state dict does not fit the network: {'; '.join(sorted(faults))}.{hint}")
+        for name in fitting:
             target = own[name].data
             target[...] = backend.to_device(np.asarray(to_numpy(given[name]), dtype=target.dtype), self.device)
 
+    def matching(self, pattern: str) -> dict[str, Parameter]:
+        """Return the parameters whose name matches (fnmatch, "*.bias"), or whose path begins so ("features.0").
+
+        Raises:
+            ArgumentError: if there is none.
+        """
+        known = self.parameters()
+        found = {k: p for k, p in known.items() if fnmatch.fnmatchcase(k, pattern) or k.startswith(pattern + ".")}
+        if not found:
+            raise ArgumentError(f"no parameter matches {pattern!r}; known: {', '.join(known)}.")
+        return found
+
     def freeze(self, pattern: str = "*") -> None:
-        """Stop training the parameters whose name matches (fnmatch), or whose path begins with the pattern."""
+        """Stop training the parameters that `matching` finds. Frozen batch norm behaves as at prediction."""
         self._set_trainable(pattern, False)
 
     def unfreeze(self, pattern: str = "*") -> None:
-        """Train the parameters whose name matches (fnmatch), or whose path begins with the pattern, again."""
+        """Train the parameters that `matching` finds again."""
         self._set_trainable(pattern, True)
 
     def _set_trainable(self, pattern: str, trainable: bool) -> None:
-        found = False
-        for name, parameter in self.parameters().items():
-            if fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + "."):
-                parameter.trainable = trainable
-                if not trainable:
-                    parameter.grad.fill(0)
-                found = True
-        if not found:
-            raise ArgumentError(f"no parameter matches {pattern!r}; known: {', '.join(self.parameters())}.")
+        for parameter in self.matching(pattern).values():
+            parameter.trainable = trainable
+            if not trainable:
+                parameter.grad.fill(0)
 
     def flat(self) -> Flat:
         """Return the flat buffers of this network, made (again) if its parameters are not all in one."""
-        parameters = self.parameters()
-        owners = {p.owner for p in parameters.values()}
-        if len(owners) == 1 and (owner := owners.pop()) is not None and len(owner.names) == len(parameters):
+        found = dict.fromkeys(self._all_parameters())
+        owners = {p.owner for p in found}
+        if len(owners) == 1 and (owner := owners.pop()) is not None and len(owner.parameters) == len(found):
             return owner
-        return Flat(parameters)
+        return Flat(self.parameters())
+
+    def _all_parameters(self) -> Iterator[Parameter]:
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                yield value
+            elif isinstance(value, Layer):
+                yield from value._all_parameters()
 
     def __repr__(self) -> str:
         parts = []
@@ -415,16 +481,15 @@ class Flat:
     """All parameters of a network in one array, and all gradients in another; parameters become views of them."""
 
     def __init__(self, parameters: dict[str, Parameter]) -> None:
-        self.names = list(parameters)
-        self._parameters = list(parameters.values())
-        sizes = [p.data.size for p in self._parameters]
+        self.parameters = parameters
+        sizes = [p.data.size for p in parameters.values()]
         self.starts = list(itertools.accumulate(sizes, initial=0))
-        first = self._parameters[0].data if self._parameters else np.zeros(0, np.float32)
-        xp = array_module(*(p.data for p in self._parameters))
+        first = next((p.data for p in parameters.values()), np.zeros(0, np.float32))
+        xp = array_module(*(p.data for p in parameters.values()))
         with backend.device_of(first):
             self.data = xp.empty(self.starts[-1], first.dtype)
             self.grad = xp.zeros(self.starts[-1], first.dtype)
-        for parameter, start, size in zip(self._parameters, self.starts, sizes, strict=False):
+        for parameter, start, size in zip(parameters.values(), self.starts, sizes, strict=False):
             shape = parameter.data.shape
             view = self.data[start : start + size].reshape(shape)
             view[...] = parameter.data
@@ -436,18 +501,18 @@ class Flat:
         """Return views of another array of the same length by parameter name (an optimizer's state)."""
         return {
             name: buffer[start : start + p.data.size].reshape(p.data.shape)
-            for name, p, start in zip(self.names, self._parameters, self.starts, strict=False)
+            for (name, p), start in zip(self.parameters.items(), self.starts, strict=False)
         }
 
-    def runs(self) -> list[slice]:
-        """Return the contiguous runs of trainable parameters."""
-        result: list[slice] = []
-        for p, start, stop in zip(self._parameters, self.starts, self.starts[1:], strict=False):
+    def runs(self, terms: Callable[[str], T]) -> list[tuple[slice, T]]:
+        """Return the contiguous runs of trainable parameters that have the same terms(name), with these."""
+        result: list[tuple[slice, T]] = []
+        for (name, p), start, stop in zip(self.parameters.items(), self.starts, self.starts[1:], strict=False):
             if p.trainable and start < stop:
-                if result and result[-1].stop == start:
-                    result[-1] = slice(result[-1].start, stop)
-                else:
-                    result.append(slice(start, stop))
+                mine = terms(name)
+                if result and result[-1][0].stop == start and result[-1][1] == mine:
+                    start = result.pop()[0].start
+                result.append((slice(start, stop), mine))
         return result
 
 

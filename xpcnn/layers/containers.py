@@ -143,13 +143,23 @@ class Residual(Layer):
 
     Args:
         body: its layers add nothing to the names: `conv1.weight`, not `body.conv1.weight`.
-        shortcut: None for the identity; its names begin with `downsample`.
+        shortcut: None for the identity.
         activation: applied to the sum; None for none.
+        shortcut_name: what the names of the shortcut begin with, "downsample" or "shortcut".
     """
 
-    def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Layer | None = None) -> None:
+    def __init__(
+        self,
+        body: Layer,
+        shortcut: Layer | None = None,
+        activation: Layer | None = None,
+        shortcut_name: str = "downsample",
+    ) -> None:
+        if shortcut_name not in ("downsample", "shortcut"):
+            raise ArgumentError(f'shortcut_name must be "downsample" or "shortcut"; received {shortcut_name!r}.')
         self._body = body
-        self.downsample = shortcut or Identity()
+        self.shortcut_name = shortcut_name
+        vars(self)[shortcut_name] = shortcut or Identity()
         self._activation = activation or Identity()
 
     @property
@@ -160,7 +170,8 @@ class Residual(Layer):
     @property
     def shortcut(self) -> Layer:
         """The other branch."""
-        return self.downsample
+        other: Layer = vars(self)[self.shortcut_name]
+        return other
 
     @property
     def activation(self) -> Layer:
@@ -169,7 +180,7 @@ class Residual(Layer):
 
     def setup(self, input_shape: Shape, new: Builder) -> Shape:
         shape = new.child("_body", self._body, input_shape)
-        other = new.child("downsample", self.downsample, input_shape)
+        other = new.child(self.shortcut_name, self.shortcut, input_shape)
         if shape != other:
             raise new.error("body and shortcut of one shape", f"{shape} and {other}", "Give the shortcut a 1x1 Conv2d.")
         return new.child("_activation", self._activation, shape)
@@ -177,7 +188,7 @@ class Residual(Layer):
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
         step: Train = Step.of(train) or False
         body, body_ctx = self._body.forward(x, step)
-        other, other_ctx = self.downsample.forward(x, step)
+        other, other_ctx = self.shortcut.forward(x, step)
         inner = replace(step, need_dx=True) if isinstance(step, Step) else False
         y, ctx = self._activation.forward(add(body, other), inner)
         return y, (body_ctx, other_ctx, ctx) if train else None
@@ -186,7 +197,7 @@ class Residual(Layer):
         body_ctx, other_ctx, activation_ctx = ctx
         dy = self._activation.backward(dy, activation_ctx)
         dx = self._body.backward(dy, body_ctx, need_dx)
-        other = self.downsample.backward(dy, other_ctx, need_dx)
+        other = self.shortcut.backward(dy, other_ctx, need_dx)
         return add(dx, other) if dx is not None and other is not None else None
 
 

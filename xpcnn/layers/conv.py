@@ -93,7 +93,8 @@ class Conv2d(Layer):
         x, window, y = ctx
         if y is not None:
             dy = relu_backward(dy, y)
-        dx, dw = conv2d_backward(dy, x, built(self.weight, self), window, self.groups, need_dx, x is not None)
+        weight = built(self.weight, self, dy)
+        dx, dw = conv2d_backward(dy, x, weight, window, self.groups, need_dx, x is not None)
         if self.weight is not None:
             self.weight.accumulate(dw)
         if trainable(self.bias):

@@ -1,4 +1,4 @@
-"""Dense layers, and what leads to them: Flatten and Dropout."""
+"""Dense layers, what leads to them (Flatten and Dropout), and layers that only move data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ..errors import ArgumentError
 from ..functional.conv import bias_gradient
 from ..functional.dense import dense_backward, dense_forward
 from ..functional.dropout import dropout_backward, dropout_forward, mix
+from ..functional.merge import concatenate
 from ..init import InitLike
 from .base import Builder, Layer, Parameter, Shape, Step, Train, built, register
 from .conv import bias_init, positive, trainable
 
-__all__ = ["Dense", "Dropout", "Flatten", "Identity"]
+__all__ = ["Dense", "Dropout", "Flatten", "Identity", "PadChannels"]
 
 
 @register
@@ -58,7 +59,7 @@ class Dense(Layer):
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         (x,) = ctx
-        dx, dw = dense_backward(dy, x, built(self.weight, self), need_dx, x is not None)
+        dx, dw = dense_backward(dy, x, built(self.weight, self, dy), need_dx, x is not None)
         if self.weight is not None:
             self.weight.accumulate(dw)
         if trainable(self.bias):
@@ -92,6 +93,29 @@ class Identity(Layer):
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         return dy if need_dx else None
+
+
+@register
+class PadChannels(Layer):
+    """Channels of zeros before and after those of the image: (C, H, W) -> (before + C + after, H, W)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        if before < 0 or after < 0:
+            raise ArgumentError(f"PadChannels expects numbers of channels >= 0; received {before!r} and {after!r}.")
+        self.before = before
+        self.after = after
+
+    def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        channels, height, width = new.image("PadChannels", input_shape)
+        return (self.before + channels + self.after, height, width)
+
+    def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
+        xp = array_module(x)
+        before, after = (xp.zeros((n, *x.shape[1:]), x.dtype) for n in (self.before, self.after))
+        return concatenate([before, x, after]), () if train else None
+
+    def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
+        return dy[self.before : len(dy) - self.after] if need_dx else None
 
 
 @register

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import Array
+from ..backend import Array, array_module
 from ..errors import ArgumentError
+from ..functional.activation import relu_backward
 from ..functional.norm import (
     batch_norm_backward,
     batch_norm_forward,
     batch_norm_inference,
     local_response_norm_backward,
     local_response_norm_forward,
+    update_statistics,
 )
 from .base import Buffer, Builder, Layer, Parameter, Shape, Step, Train, built, register
 from .conv import positive, trainable
@@ -24,7 +26,7 @@ class _BatchNorm(Layer):
 
     In training the statistics are those of the batch, and running means are updated by
     `running += momentum * (batch - running)` (the variance unbiased). At inference the running statistics are used,
-    and in training too once the layer's parameters are frozen.
+    and in training too once weight and bias are frozen: then nothing of the layer changes any more.
 
     Args:
         eps: added to the variance.
@@ -68,7 +70,8 @@ class _BatchNorm(Layer):
         step = Step.of(train)
         if step is None or step.inference or self.is_frozen:
             y = batch_norm_inference(x, running_mean, running_var, weight, bias, self.eps, relu)
-            return y, (x, running_mean, running_var, False, y if relu else None) if step is not None else None
+            kept = x if trainable(self.weight) or trainable(self.bias) else None
+            return y, (kept, running_mean, running_var, False, y if relu else None) if step is not None else None
         count = x.size // x.shape[0]
         if count < 2:
             raise ArgumentError(
@@ -77,13 +80,17 @@ class _BatchNorm(Layer):
             )
         y, mean, var = batch_norm_forward(x, weight, bias, self.eps, relu)
         if not step.recompute:
-            running_mean += self.momentum * (mean - running_mean)
-            running_var += self.momentum * (var * (count / (count - 1)) - running_var)
+            update_statistics(running_mean, running_var, mean, var, self.momentum, count)
         return y, (x, mean, var, True, y if relu else None)
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         x, mean, var, batch_statistics, y = ctx
         weight = None if self.weight is None else self.weight.data
+        if x is None and not need_dx:
+            return None
+        if x is None:  # nothing is learned, and the statistics are constants: dx is dy, scaled as x was
+            dy = dy if y is None else relu_backward(dy, y)
+            return batch_norm_inference(dy, array_module(mean).zeros_like(mean), var, weight, None, self.eps)
         dx, dweight, dbias = batch_norm_backward(dy, x, mean, var, weight, self.eps, batch_statistics, y)
         if self.weight is not None and self.bias is not None:
             self.weight.accumulate(dweight)
