@@ -300,6 +300,7 @@ ACTIVATIONS = [
     activation(L.ReLU, ref.relu),
     activation(L.LeakyReLU, ref.leaky_relu),
     activation(lambda: L.Clip(-1.0, 2.0), partial(ref.clip, low=-1.0, high=2.0), name="Clip"),
+    activation(lambda: L.Clip(-math.inf, 1.0), partial(ref.clip, low=-math.inf, high=1.0), name="Clip, above only"),
     activation(lambda: L.LeakyReLU(0.3), lambda x: np.where(x > 0, x, 0.3 * x), name="LeakyReLU 0.3"),
     activation(L.ELU, ref.elu),
     activation(lambda: L.ELU(0.5), lambda x: np.where(x > 0, x, 0.5 * np.expm1(x)), name="ELU 0.5"),

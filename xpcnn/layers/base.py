@@ -545,7 +545,7 @@ def config(layer: Layer) -> dict[str, Any]:
         if isinstance(value, (list, tuple)):
             return [encode(v) for v in value]
         if isinstance(value, float) and math.isinf(value):
-            return "inf"
+            return str(value)
         return value
 
     def arguments(layer: Layer) -> dict[str, Any]:
@@ -587,7 +587,7 @@ def from_config(data: Mapping[str, Any]) -> Layer:
             return layer(value) if "layer" in value else init.decode(value)
         if isinstance(value, list):
             return tuple(decode(v) for v in value)
-        return math.inf if value == "inf" else value
+        return float(value) if value in ("inf", "-inf") else value
 
     def layer(value: Mapping[str, Any]) -> Layer:
         name, arguments = value.get("layer"), value.get("arguments")
