@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xpcnn import zoo
+from xpcnn import SGD, BatchNorm1d, Classifier, zoo
 from xpcnn.errors import ArgumentError
 from xpcnn.inspection import summary
 from xpcnn.inspection.table import Table, quantity
-from xpcnn.layers import BatchNorm2d, Conv2d, Dense, Flatten, Layer, ReLU, Residual, Sequential
+from xpcnn.layers import AuxiliaryHead, BatchNorm2d, Conv2d, Dense, Flatten, Layer, ReLU, Residual, Sequential
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,31 @@ def test_rows():
     assert [row.activation for row in found.rows if row.activation] == ["relu"] * 3
 
 
+def test_memory_of_a_training_step():
+    found = summary(zoo.build("lenet"), (1, 28, 28), batch_size=6, optimizer=SGD(0.1, momentum=0.9), ema=True)
+    assert found.training.batch_size == 6
+    assert found.training.weights == found.weights
+    assert found.training.optimizer == 2 * found.weights
+    assert found.training.kept > 6 * found.kept * 0.5  # a ReLU and its convolution are one there
+    assert str(found).splitlines()[-1] == str(found.training)
+    assert summary(zoo.build("lenet"), (1, 28, 28)).training is None
+
+
+def test_a_trained_classifier_has_its_own_optimizer():
+    classifier = Classifier(zoo.build("lenet"), optimizer=SGD(0.1), device="cpu")
+    classifier.build((1, 28, 28))
+    assert classifier.summary(batch_size=4).training.optimizer == 0
+    assert summary(classifier, batch_size=4).training.optimizer == 2 * classifier.summary().weights
+
+
+def test_batch_norm_of_features_takes_two_images():
+    found = summary(Sequential(Dense(4), BatchNorm1d()), (3,), batch_size=4)
+    assert found.kept == 4 * (3 + 4) + 4 * 2 * 4 / 2  # and mean and variance, once
+
+
 def test_bytes_kept_are_those_of_distinct_arrays():
     # the convolution keeps the image, the ReLU its output, the dense layer the same memory, flattened
-    found = summary(Sequential(Conv2d(4, 3), ReLU(), Flatten(), Dense(5)), (2, 6, 6), batch_size=3)
+    found = summary(Sequential(Conv2d(4, 3), ReLU(), Flatten(), Dense(5)), (2, 6, 6))
     assert [row.kept for row in found.rows] == [4 * 2 * 6 * 6, 4 * 4 * 4 * 4, 0, 0]
     assert found.kept == 4 * (2 * 6 * 6 + 4 * 4 * 4)
 
@@ -98,6 +120,14 @@ def test_a_layer_used_twice_has_its_parameters_once():
     assert [row.path for row in found.rows] == ["0", "0"]
     assert found.parameters == 12
     assert found.macs == 18
+
+
+def test_auxiliary_heads_have_parameters_but_no_macs():
+    """MACs are those of inference, where such a head is idle."""
+    net = Sequential(AuxiliaryHead(Sequential(Flatten(), Dense(2))), Flatten(), Dense(2))
+    found = summary(net, (1, 4, 4))
+    assert found.parameters == 34 + 34
+    assert found.macs == 32
 
 
 def test_a_network_in_the_dark_is_refused():

@@ -17,7 +17,7 @@ from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
 from ..optim import SGD, Optimizer
 from ..training import Callback, Fit
-from .summary import memory_of
+from ..training.memory import memory_of
 from .table import Table, quantity
 from .trace import Backward, Forward, shadowed
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend import Array
 from ..errors import ArgumentError
-from ..layers import Layer, Parameter, Step, activation
+from ..layers import AuxiliaryHead, BatchNorm1d, BatchNorm2d, Step, activation
+from ..optim import Adam, Optimizer
+from ..training.memory import TrainingMemory, memory_of, training_memory, weights_of
 from .table import Table, quantity
 from .trace import trace
 
@@ -20,7 +20,10 @@ ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__)
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One leaf layer. Shapes exclude the batch; MACs (multiply-accumulates) and kept bytes are for one image."""
+    """One leaf layer. Shapes exclude the batch; MACs (multiply-accumulates) and kept bytes are for one image.
+
+    MACs are those of inference: auxiliary heads have none.
+    """
 
     path: str
     layer: str
@@ -37,7 +40,8 @@ class Summary:
     """What `summary` found; print it to see the table.
 
     `kept` is what one training forward leaves in memory for backward, for one image; it may be more than the rows' sum
-    where a container keeps something itself. `weights` and `kept` are bytes.
+    where a container keeps something itself. `weights` and `kept` are bytes. `training` is what a whole training step
+    takes.
     """
 
     rows: tuple[SummaryRow, ...]
@@ -47,6 +51,7 @@ class Summary:
     macs: int
     kept: float
     weights: int
+    training: TrainingMemory | None = None
 
     def table(self) -> Table:
         """Return the rows as a table with the totals below."""
@@ -65,6 +70,7 @@ class Summary:
                 f"Parameters:        {self.parameters:,} ({self.trainable:,} trainable), {quantity(self.weights, 'B')}",
                 f"MACs:              {quantity(self.macs)} an image",
                 f"Kept for backward: {quantity(self.kept, 'B')} an image",
+                *([str(self.training)] if self.training else []),
             ]
         )
         return table
@@ -76,7 +82,13 @@ class Summary:
         return str(self.table())
 
 
-def summary(net: Any, input_shape: tuple[int, ...] | None = None, batch_size: int = 1) -> Summary:
+def summary(
+    net: Any,
+    input_shape: tuple[int, ...] | None = None,
+    batch_size: int | None = None,
+    optimizer: Optimizer | None = None,
+    ema: bool = False,
+) -> Summary:
     """Describe a network layer by layer.
 
     The bytes kept for backward are not estimated: a copy of the network does one training forward on zeros, and
@@ -86,7 +98,10 @@ def summary(net: Any, input_shape: tuple[int, ...] | None = None, batch_size: in
     Args:
         net: any layer, built or not, or a `Classifier`. It is not changed.
         input_shape: (C, H, W) or (D,); a classifier knows its own.
-        batch_size: images in the forward that is measured; kept bytes are divided by it.
+        batch_size: images in a training step whose memory is to be measured too; None for none. What would take more
+            than 1 GiB is not tried out but extrapolated.
+        optimizer: of the training, Adam if not given.
+        ema: whether the training keeps a moving average of the weights.
     """
     shape = input_shape or getattr(net, "input_shape", None)
     if shape is None:
@@ -94,14 +109,17 @@ def summary(net: Any, input_shape: tuple[int, ...] | None = None, batch_size: in
     net = copy.deepcopy(getattr(net, "net", net))
     net.build(shape)
     parameters = list(net.parameters().values())
-    x = net.xp.zeros((*shape, batch_size), net.dtype)
+    norms = any(isinstance(layer, (BatchNorm1d, BatchNorm2d)) for _, layer in net.leaves())
+    images = 2 if norms else 1  # batch norm takes no single value, such as the one pixel of a small map
+    x = net.xp.zeros((*shape, images), net.dtype)
     with net.device, trace(net) as visits:
         _, ctx = net.forward(x, Step(0, 0, recompute=True))
-    weights = {piece for parameter in parameters for piece in _pieces((parameter.data, parameter.grad))}
-    kept = {piece: size for piece, size in memory_of(ctx).items() if piece not in weights}
+    own = weights_of(net)
+    kept = {piece: size for piece, size in memory_of(ctx).items() if piece not in own}
     left = dict(kept)
     rows = []
     seen: set[int] = set()
+    idle = {id(leaf) for _, head in net.walk() if isinstance(head, AuxiliaryHead) for _, leaf in head.head.leaves()}
     for visit, following in zip(visits, [*visits[1:], None], strict=True):
         first_visit = id(visit.layer) not in seen
         seen.add(id(visit.layer))
@@ -114,43 +132,19 @@ def summary(net: Any, input_shape: tuple[int, ...] | None = None, batch_size: in
                 *shapes,
                 type(following.layer).__name__.lower() if followed and following else "",
                 sum(p.data.size for p in visit.layer.parameters().values()) if first_visit else 0,
-                int(visit.layer.macs(*shapes)),
-                sum(left.pop(piece, 0) for piece in _pieces(visit.ctx)) / batch_size,
+                0 if id(visit.layer) in idle else int(visit.layer.macs(*shapes)),
+                sum(left.pop(piece, 0) for piece in memory_of(visit.ctx)) / images,
             )
         )
+    del visits, ctx
+    training = None if batch_size is None else training_memory(net, shape, batch_size, optimizer or Adam(), ema)
     return Summary(
         tuple(rows),
         tuple(shape),
         sum(p.data.size for p in parameters),
         sum(p.data.size for p in parameters if p.trainable),
         sum(row.macs for row in rows),
-        sum(kept.values()) / batch_size,
+        sum(kept.values()) / images,
         sum(p.data.nbytes for p in parameters),
+        training,
     )
-
-
-def memory_of(ctx: Any) -> dict[int, int]:
-    """Return {piece of memory: bytes} of all arrays in a ctx. A view keeps all of the array it looks into alive."""
-    return {id(base): base.nbytes for base in _bases(ctx, set())}
-
-
-def _pieces(ctx: Any) -> list[int]:
-    return list(memory_of(ctx))
-
-
-def _bases(value: Any, seen: set[int]) -> Iterator[Array]:
-    if id(value) in seen or isinstance(value, (Layer, Parameter, str, bytes, int, float, type(None))):
-        return
-    seen.add(id(value))
-    if hasattr(value, "nbytes") and hasattr(value, "dtype"):
-        while getattr(value, "base", None) is not None and hasattr(value.base, "nbytes"):
-            value = value.base
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _bases(item, seen)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _bases(item, seen)
-    elif hasattr(value, "__dict__"):
-        yield from _bases(vars(value), seen)
