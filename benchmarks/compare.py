@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 SIDES = ("torch", "xpcnn")
+LAUNCHES = Path(__file__).parent / "results" / "launches.json"  # of a step on a GPU: benchmarks/launches.py wrote it
 
 
 # --- a side, in a process of its own ----------------------------------------------------------------------------
@@ -140,20 +141,32 @@ def main():
     from xpcnn.inspection.bench import WORKLOADS
     from xpcnn.inspection.doctor import versions
 
-    print(
-        f"{'workload':20}{'torch ms':>10}{'xpcnn ms':>10}{'ratio':>7}{'spread':>14}{'best':>7}{'of peak':>9}{'MB':>12}"
-    )
+    titles = {
+        "torch ms": 10,
+        "xpcnn ms": 10,
+        "ratio": 7,
+        "spread": 14,
+        "best": 7,
+        "of peak": 9,
+        "MB": 12,
+        "launches": 10,
+    }
+    print(f"{'workload':20}" + "".join(f"{title:>{width}}" for title, width in titles.items()) + "  launches  copies")
+    launches = json.loads(LAUNCHES.read_text()) if LAUNCHES.exists() else {}
     results = []
     for name in WORKLOADS:
         if options.names and not any(part.lower() in name.lower() for part in options.names):
             continue
         r = compare(name, options.rounds, options.seconds, options.threads, options.busy)
         results.append(r)
+        asked = launches.get(name)
+        r["gpu_launches"] = asked["kernels"] + asked["gemms"] + asked["memsets"] if asked else None
+        r["gpu_copies"] = asked["to device"] + asked["to host"] + asked["on device"] if asked else None
         spread = f"{r['ratio_least']:.2f}-{r['ratio_greatest']:.2f}"
         memory = f"{r['torch_memory_mb']:.0f}/{r['xpcnn_memory_mb']:.0f}"
         print(
             f"{name:20}{r['torch_ms']:10.2f}{r['xpcnn_ms']:10.2f}{r['ratio']:7.2f}{spread:>14}{r['ratio_of_best']:7.2f}"
-            f"{r['utilisation']:9.0%}{memory:>12}"
+            f"{r['utilisation']:9.0%}{memory:>12}{r['gpu_launches'] or '-':>10}{r['gpu_copies'] if asked else '-':>8}"
             + (f"  ({r['rounds_disturbed']} disturbed)" * bool(r["rounds_disturbed"])),
             flush=True,
         )

@@ -2,22 +2,24 @@
 # All checks, on a machine with nothing but Python 3.10+ (and g++ for the CuPy half): bash ci/test.sh
 usage() {
   cat <<'EOF'
-usage: bash ci/test.sh [--slow] [--without-cupy] [-- PYTEST ARGUMENTS]
+usage: bash ci/test.sh [--slow] [--outside] [--without-cupy] [-- PYTEST ARGUMENTS]
 
 Makes a virtual environment (.venv-test) and runs: ruff, mypy, the tests on NumPy with their coverage, the built wheel,
 the tests on CuPy with a simulated GPU (ci/cudasim), and training steps with that GPU as late as it may be.
 
   --slow           also the tests marked slow
+  --outside        also compare with PyTorch and ONNX Runtime, which are installed into .venv-outside
   --without-cupy   leave the CuPy half out (no g++, or not x86-64 Linux)
   -- ARGUMENTS     go to every run of pytest, for example -- -k conv -x; coverage is then not measured
   PYTHON=...       the Python to use; XPCNN_HYPOTHESIS=dev|ci|intense sets how many cases hypothesis tries
 EOF
 }
 
-slow="not slow and " cupy=yes
+slow="not slow and " cupy=yes outside=no
 while [ $# -gt 0 ]; do
   case $1 in
     --slow) slow="" ;;
+    --outside) outside=yes ;;
     --without-cupy) cupy=no ;;
     -h | --help) usage && exit 0 ;;
     --) shift && break ;;
@@ -77,6 +79,10 @@ if [ $cupy = yes ]; then
   else
     echo "ci/test.sh: the simulated GPU cannot be built, so nothing ran on CuPy; see above, or use --without-cupy" >&2
   fi
+fi
+if [ $outside = yes ]; then
+  make_venv .venv-outside -e ".[dev]" torch==2.13.0 onnxruntime
+  step "outside judges" .venv-outside/bin/python -m pytest -m "${slow}outside" --backend numpy tests/outside "$@" || true
 fi
 # last, since the closing line of this run says most
 step NumPy tests "" --backend numpy "${coverage[@]}" "$@" || true

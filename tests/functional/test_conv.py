@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import references
 from hypothesis import given
 from hypothesis import strategies as st
 from references import batch_first, batch_last
+from scipy.signal import convolve2d, correlate2d
 from strategies import (
     ConvCase,
     WindowCase,
@@ -22,7 +25,7 @@ import xpcnn
 from xpcnn import backend
 from xpcnn.errors import ArgumentError, DeviceError, ShapeError
 from xpcnn.functional import conv
-from xpcnn.functional.geometry import Window, make_window
+from xpcnn.functional.geometry import Window, as_padding, make_window
 
 
 def case(n, c, o, size, kernel, stride=(1, 1), padding=0, dilation=(1, 1), groups=1):
@@ -287,3 +290,21 @@ def test_public_conv2d_refuses_two_backends():
 
     with pytest.raises(DeviceError, match=r"x on cpu, weight on cuda:0.*xpcnn\.to_device"):
         xpcnn.conv2d(np.zeros((2, 3, 5, 5)), cupy.zeros((4, 3, 3, 3)))
+
+
+@pytest.mark.parametrize(("padding", "mode"), [(0, "valid"), ((2, 3), "full")])
+def test_scipy_computes_the_same(xp, padding, mode):
+    """SciPy's correlate2d, one pair of channels at a time, is the judge of forward and of dx."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 3, 7, 9)), rng.standard_normal((4, 3, 3, 4))
+    expected = np.array([[sum(map(partial(correlate2d, mode=mode), image, w)) for w in weight] for image in x])
+    got = xpcnn.to_numpy(conv.conv2d(xp.asarray(x), xp.asarray(weight), padding=padding))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+    dy = rng.standard_normal(expected.shape)
+    back = "full" if mode == "valid" else "valid"
+    planes = weight.transpose(1, 0, 2, 3)
+    expected_dx = np.array([[sum(map(partial(convolve2d, mode=back), d, w)) for w in planes] for d in dy])
+    window = make_window((7, 9), (3, 4), (1, 1), as_padding(padding))
+    dx, _ = conv.conv2d_backward(xp.asarray(dy.transpose(1, 2, 3, 0)), None, xp.asarray(weight), window, need_dw=False)
+    np.testing.assert_allclose(xpcnn.to_numpy(dx).transpose(3, 0, 1, 2), expected_dx, rtol=0, atol=1e-12)
