@@ -140,6 +140,13 @@ def test_train_takes_every_option(run, tmp_path):
     assert model.mean is not None
 
 
+def test_train_in_mixed_precision(run, tmp_path):
+    code, _, _ = run("train", "mnist", "--epochs", 1, *TINY, "--dtype", "mixed_float16", "--out", tmp_path)
+    assert code == 0
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["dtype"] == "mixed_float16"
+    assert xpcnn.load(tmp_path / "model.safetensors", device="cpu").net.dtype == "float32"
+
+
 def test_train_on_a_folder_with_a_test_part(run, image_folder, tmp_path):
     code, out, _ = run(
         "train", image_folder, "--model", "mri", "--size", "24", "--epochs", 4, "--batch-size", 4, "--device", "cpu",
@@ -172,6 +179,63 @@ def test_train_on_a_folder_with_a_test_part(run, image_folder, tmp_path):
         "evaluate", tmp_path / "best.safetensors", image_folder, "--device", "cpu", "--json", "--limit", 4
     )
     assert json.loads(out)["count"] == 4
+
+
+def test_fine_tuning_on_other_classes(run, trained, image_folder, tmp_path):
+    weights = trained / "model.safetensors"
+    code, out, err = run(
+        "train", image_folder, "--size", 28, "--epochs", 1, "--device", "cpu", "--out", tmp_path, "--weights", weights,
+        "--freeze", "0", "--freeze", "3.weight", "--lr-group", "7=0", "--lr-group", "*.bias=0", "--optimizer", "sgd",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "lenet: 427,072 parameters, 25,520 of them frozen, on cpu" in out
+    assert f"weights from {weights}; begun anew for other classes: 10\n" in out
+    before, after = (
+        xpcnn.load(folder / "model.safetensors", device="cpu").net.state_dict() for folder in (trained, tmp_path)
+    )
+    same = {name for name in before if name.split(".")[0] != "10" and (before[name] == after[name]).all()}
+    assert same == {"0.weight", "0.bias", "3.weight", "3.bias", "7.weight", "7.bias"}
+    assert after["10.weight"].shape == (2, 500)
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert settings["frozen"] == 25_520
+    assert settings["settings"]["weights"] == str(weights)
+    assert settings["settings"]["freeze"] == ["0", "3.weight"]
+    assert settings["settings"]["lr_group"] == ["7=0", "*.bias=0"]
+
+
+def test_training_goes_on_from_weights_of_the_same_classes(run, trained, tmp_path):
+    weights = {f"module.{k}": v for k, v in xpcnn.load(trained / "model.safetensors", "cpu").net.state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors")
+    common = ["train", "mnist", *TINY, "--epochs", 1, "--lr", 0, "--out", tmp_path / "out"]
+    code, out, _ = run(*common, "--weights", tmp_path / "w.safetensors")
+    assert code == 0
+    assert f"weights from {tmp_path / 'w.safetensors'}\n" in out
+    for name, array in xpcnn.load(tmp_path / "out" / "model.safetensors", "cpu").net.state_dict().items():
+        np.testing.assert_array_equal(array, weights[f"module.{name}"])
+
+
+def test_fine_tuning_that_cannot_work_is_refused(refused, trained, tmp_path):
+    common = ["train", "mnist", *TINY, "--out", tmp_path / "out"]
+    code, err = refused(*common, "--weights", tmp_path / "none.safetensors")
+    assert code == 2
+    assert "none.safetensors does not exist" in err
+    code, err = refused(*common, "--weights", trained / "model.safetensors", "--model", "simple_convnet")
+    assert code == 1
+    assert "model.safetensors: the state dict does not fit the network: " in err
+    code, err = refused(*common, "--freeze", "features")
+    assert code == 2
+    assert "no parameter matches 'features'; known: 0.weight, " in err
+    code, err = refused(*common, "--lr-group", "features=0.1")
+    assert code == 2
+    assert "no parameter matches 'features'" in err
+    for text in ("0.1", "=0.1", "0=fast", "0"):
+        code, err = refused(*common, "--lr-group", text)
+        assert code == 2
+        assert f"--lr-group takes PATTERN=RATE, such as 'features=1e-4'; received '{text}'." in err
+    code, err = refused(*common, "--lr-group", "0=-1")
+    assert code == 2
+    assert "lr of the group '0' must be at least 0.0 and below inf; received -1.0." in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_validation_can_be_other_data_or_none(run, image_folder, tmp_path):
@@ -269,6 +333,17 @@ def test_ctrl_c_elsewhere(run, monkeypatch):
 # --- inspect ----------------------------------------------------------------------------------------------------
 
 
+def test_training_within_a_limit(run, tmp_path):
+    limited = ("train", "mnist", "--limit", 100, "--epochs", 1, "--device", "cpu", "--out", tmp_path)
+    code, out, _ = run(*limited, "--batch-size", 64, "--memory-limit", "20MiB", "--micro-batch", 40)
+    assert code == 0
+    assert "Training, batch 64 in micro-batches of " in out
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["micro_batch"] == 40
+    code, _, err = run(*limited, "--memory-limit", "5MiB")
+    assert code == 2
+    assert "memory_limit: 5 MiB is not enough. The least that this training can do with is " in err
+
+
 def test_summary(run, trained):
     code, out, _ = run("summary", "keras_style")
     assert code == 0
@@ -277,9 +352,11 @@ def test_summary(run, trained):
     assert code == 0
     assert json.loads(out)["input_shape"] == [1, 32, 32]
     assert json.loads(out)["rows"][-1]["output_shape"] == [3]
-    code, out, _ = run("summary", trained / "model.safetensors")
+    code, out, _ = run("summary", trained / "model.safetensors", "--batch-size", 8, "--optimizer", "sgd")
     assert code == 0
     assert "Input: 1x28x28" in out
+    assert "\nTraining, batch 8: " in out
+    assert "optimizer 0 B" in out
 
 
 def test_in_a_terminal_tables_have_its_width(monkeypatch, capsys):
@@ -403,7 +480,7 @@ def test_files_that_are_no_models(refused, trained, tmp_path):
     assert "without the" in refused("evaluate", foreign, "mnist")[1]
     code, err = refused("summary", trained / "model.safetensors", "--classes", 3)
     assert code == 2
-    assert "--classes is for a model given by name" in err
+    assert "--classes and --stem are for a model given by name" in err
 
 
 def test_images_that_are_none(refused, trained, tmp_path):

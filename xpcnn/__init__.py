@@ -25,6 +25,7 @@ from .layers import (
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
+    Clip,
     Concat,
     Conv2d,
     Dense,
@@ -40,6 +41,7 @@ from .layers import (
     LogSoftmax,
     LpPool2d,
     MaxPool2d,
+    PadChannels,
     Parameter,
     Recompute,
     ReLU,
@@ -57,7 +59,7 @@ from .layers import (
     register,
 )
 from .optim import EMA, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from .training import Classifier, load
+from .training import Classifier, LossScale, load, load_pretrained, new_head
 from .version import __version__
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Classifier",
+    "Clip",
     "Concat",
     "Conv2d",
     "DataError",
@@ -97,10 +100,12 @@ __all__ = [
     "Loader",
     "LocalResponseNorm",
     "LogSoftmax",
+    "LossScale",
     "LpPool2d",
     "MaxPool2d",
     "MissingExtraError",
     "Optimizer",
+    "PadChannels",
     "Parameter",
     "RMSprop",
     "ReLU",
@@ -127,7 +132,9 @@ __all__ = [
     "functional",
     "init",
     "load",
+    "load_pretrained",
     "mse_loss",
+    "new_head",
     "optim",
     "register",
     "schedule",

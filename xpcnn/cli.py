@@ -1,6 +1,7 @@
-"""The command line: `xpcnn train | evaluate | predict | summary | gradcheck | crosscheck | profile | bench | doctor`.
+"""The command line: `xpcnn train | evaluate | predict | convert | summary | gradcheck | crosscheck | ...`.
 
-Exit codes: 0 all is well; 1 it could not be done, or a check failed; 2 the command line is wrong; 130 Ctrl-C.
+Exit codes: 0 all is well; 1 it could not be done, or a check failed; 2 the command line is wrong; 130 Ctrl-C;
+143 SIGTERM, where a training was saved first.
 What goes wrong is one line on stderr; `xpcnn --debug COMMAND ...` shows the traceback.
 """
 
@@ -23,18 +24,20 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from . import inspection, optim, zoo
+from . import formats, inspection, optim, zoo
 from . import schedule as schedules
 from .backend import Device, generator, threads
 from .data import Dataset, RandomAffine, open_dataset, split
 from .data.datasets import limited
-from .errors import ArgumentError, DataError, MissingExtraError, XpcnnError
-from .files import atomic_write
+from .errors import ArgumentError, DataError, MissingExtraError, StateDictError, XpcnnError
+from .files import atomic_write, locked, remove_leftovers
 from .inspection.doctor import versions
 from .inspection.table import Table
 from .layers import Layer
-from .training import Callback, Classifier, CSVLog, EarlyStopping, Fit, History, SaveBest, load
+from .training import Callback, Classifier, CSVLog, EarlyStopping, Fit, History, SaveBest, load, load_pretrained
 from .training.inputs import named
+from .training.lr_find import lr_find
+from .training.resume import checkpoints_in
 from .version import __version__
 
 __all__ = ["app", "main"]
@@ -68,6 +71,10 @@ Input = Annotated[
     str | None, typer.Option("--input", metavar="C,H,W", help="Size of the images, instead of the model's own.")
 ]
 Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes, for a model given by name.")]
+Stem = Annotated[
+    str | None,
+    typer.Option(metavar="imagenet|cifar", help="How a network of the zoo begins: for large images or for 32x32."),
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use N images only, the same share of each class.")]
@@ -88,6 +95,22 @@ class OptimizerName(str, Enum):
     adamw = "adamw"
 
 
+class Precision(str, Enum):
+    """What `--dtype` takes."""
+
+    float32 = "float32"
+    float64 = "float64"
+    mixed_float16 = "mixed_float16"
+
+
+class Method(str, Enum):
+    """What `--method` takes."""
+
+    gradcam = "gradcam"
+    saliency = "saliency"
+    occlusion = "occlusion"
+
+
 class Augment(str, Enum):
     """What `--augment` takes."""
 
@@ -98,13 +121,18 @@ class Augment(str, Enum):
 # --- how errors and exit codes come about -----------------------------------------------------------------------
 
 
+ENDED = {130: "interrupted", 143: "terminated"}  # by SIGINT and SIGTERM
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error becomes one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         result = app(arguments, prog_name="xpcnn", standalone_mode=False)
-        return _fail("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
+        if result in ENDED:
+            return _fail(ENDED[result], result)
+        return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
@@ -184,17 +212,19 @@ def _load(path: str | Path, device: str) -> Classifier:
     return load(path, device)
 
 
-def _model(model: str, classes: int | None, size: str | None, seed: int) -> tuple[Layer, tuple[int, ...]]:
+def _model(
+    model: str, classes: int | None, size: str | None, stem: str | None, seed: int
+) -> tuple[Layer, tuple[int, ...]]:
     """Return a network, saved or by name, built on the CPU, and its input shape."""
     shape = None if size is None else _numbers(size, 3, "--input")
     net: Layer
     if Path(model).suffix.lower() in (".safetensors", ".json"):
-        if classes is not None:
-            raise ArgumentError("--classes is for a model given by name; a saved model has its own.")
+        if classes is not None or stem is not None:
+            raise ArgumentError("--classes and --stem are for a model given by name; a saved model has its own.")
         classifier = _load(model, "cpu")
         net, own = classifier.net, classifier.input_shape
     else:
-        net, own = zoo.build(model, classes), zoo.entry(model).input_shape
+        net, own = zoo.build(model, classes, stem=stem), zoo.entry(model).form(stem).input_shape
     assert own is not None
     net.build(shape or own, seed=seed)
     return net, shape or own
@@ -221,6 +251,8 @@ def _images(dataset: Dataset) -> str:
 
 # --- train ------------------------------------------------------------------------------------------------------
 
+LIGHT = RandomAffine(10, translate=0.06, scale=(0.9, 1.1), shear=8)
+GO_ON = "The same command with --resume goes on from there."
 RESULTS = ("model.safetensors", "best.safetensors", "history.csv", "curves.png", "filters.png", "run.json")
 
 
@@ -228,6 +260,11 @@ class Recorder(Callback):
     """Remembers how a training ended."""
 
     reason: str | None = None
+    trained = False  # a training that is finished is not begun again
+
+    def on_fit_begin(self, fit: Fit) -> None:
+        """Note that there was something to do."""
+        self.trained = True
 
     def on_fit_end(self, fit: Fit) -> None:
         """Take the reason, if it did not simply run to its end."""
@@ -253,6 +290,19 @@ def train(
         str, typer.Option(help="constant, cosine, exponential:FACTOR (an epoch), step:EPOCHS:FACTOR or onecycle.")
     ] = "constant",
     warmup: Annotated[int, typer.Option(min=0, metavar="EPOCHS", help="Let the learning rate rise for so long.")] = 0,
+    stem: Stem = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Start from these weights; a head for other classes is left out."),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Do not train these: features, or '*.bias'. Repeat it for more."),
+    ] = None,
+    lr_group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=RATE", help="A learning rate of their own: 'features=1e-4'. Repeat it for more."),
+    ] = None,
     label_smoothing: Annotated[float, typer.Option(help="Part of each label spread over all classes.")] = 0.0,
     ema: Annotated[float | None, typer.Option(metavar="DECAY", help="Use a moving average of the weights.")] = None,
     augment: Annotated[
@@ -272,10 +322,26 @@ def train(
     limit: Limit = None,
     size: Size = None,
     mode: Mode = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images that go through the network at once.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Train within so much memory: 2GiB, 500MB.")
+    ] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of weights and arithmetic; mixed_float16 computes in float16, for GPUs.")
+    ] = Precision.float32,
     workers: Annotated[int, typer.Option(min=0, help="Threads that prepare batches ahead.")] = 0,
     seed: Seed = 0,
     device: DeviceName = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/MODEL.")] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(metavar="STEPS|epoch", help="So often write what is needed to go on, to OUT/checkpoints."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder, if there is one.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> int:
     """Train a network and leave everything about it in a folder.
@@ -283,19 +349,28 @@ def train(
     That is: model.safetensors (the last weights), best.safetensors (those with the lowest validation loss),
     history.csv, curves.png and filters.png (with matplotlib), run.json (every setting, versions, the result).
     Ctrl-C ends the training in good order, with exit code 130.
+
+    With --checkpoint-every or --resume the folder has checkpoints too. However the training ended, the same command
+    with --resume goes on from the last one, to the same weights as without the interruption; a finished training is
+    left as it is. SIGTERM then ends it in good order as well, with exit code 143.
     """
     settings = {name: _plain(value) for name, value in locals().items()}
     entry = zoo.entry(model)
     folder = Path("runs") / model if out is None else out
+    checkpoints, every = folder / "checkpoints", _every(checkpoint_every)
+    if not resume and checkpoints_in(checkpoints):
+        raise ArgumentError(
+            f"{folder} holds a training with checkpoints. --resume goes on with it; another --out begins a new one."
+        )
     say = (lambda text: None) if quiet else print
-    pixels = entry.input_shape[1:] if size is None else _numbers(size, 2, "--size")
+    pixels = entry.form(stem).input_shape[1:] if size is None else _numbers(size, 2, "--size")
     mode = mode or entry.mode
     training, held_out = _open(data, pixels, mode, limit=limit)
     if validation is not None or held_out is None:
         training, held_out = _validation(training, validation or "0.2", seed, pixels, mode)
 
-    net = zoo.build(model, len(training.classes))
-    updates, rate = _optimizer(optimizer, lr, momentum, weight_decay), _schedule(schedule, warmup)
+    net = zoo.build(model, len(training.classes), stem=stem)
+    updates, rate = _optimizer(optimizer, lr, momentum, weight_decay, lr_group or ()), _schedule(schedule, warmup)
     place = Device(device)
     classifier = Classifier(
         net,
@@ -307,16 +382,25 @@ def train(
         normalize="data" if normalize else None,
         label_smoothing=label_smoothing,
         ema=ema,
+        dtype=dtype.value,
     )
     classifier.build(training.shape, training.classes)
+    started_from = "" if weights is None else _start_from(weights, net)
+    for pattern in freeze or ():
+        net.freeze(pattern)
+    for pattern in updates.groups or ():
+        net.matching(pattern)
+    frozen = sum(parameter.data.size for parameter in net.parameters().values() if not parameter.trainable)
     parameters = sum(parameter.data.size for parameter in net.parameters().values())
     shape = "x".join(map(str, training.shape))
     say(f"{data}: {_images(training)} of {shape} to train on, {_images(held_out) if held_out else 'none'} held out")
     say(f"{len(training.classes)} classes: {', '.join(training.classes)}")
     batches = -(-len(training) // batch_size)
-    say(f"{model}: {parameters:,} parameters on {place}; {batches} batches of {batch_size} an epoch")
+    still = f", {frozen:,} of them frozen," if frozen else ""
+    say(f"{model}: {parameters:,} parameters{still} on {place}; {batches} batches of {batch_size} an epoch")
+    if started_from:
+        say(started_from)
 
-    folder.mkdir(parents=True, exist_ok=True)
     run: dict[str, Any] = {
         "settings": settings,
         "device": str(place),
@@ -327,46 +411,80 @@ def train(
         "training_images": len(training),
         "validation_images": len(held_out) if held_out else 0,
         "parameters": parameters,
+        "frozen": frozen,
         "result": None,
     }
-    _write_json(folder / "run.json", run)
-    monitor = "val_loss" if held_out else "loss"
-    recorder = Recorder()
-    callbacks = [SaveBest(folder / "best.safetensors", monitor), CSVLog(folder / "history.csv")]
-    callbacks += [] if patience is None else [EarlyStopping(monitor, patience, restore_best=False)]
-    started = time.perf_counter()
+    with locked(folder):
+        remove_leftovers(folder)
+        if not (resume and (folder / "run.json").exists()):
+            _write_json(folder / "run.json", run)
+        monitor = "val_loss" if held_out else "loss"
+        recorder = Recorder()
+        callbacks = [SaveBest(folder / "best.safetensors", monitor), CSVLog(folder / "history.csv")]
+        callbacks += [] if patience is None else [EarlyStopping(monitor, patience, restore_best=False)]
+        started = time.perf_counter()
+        try:
+            history = classifier.fit(
+                training,
+                epochs=epochs,
+                batch_size=batch_size,
+                validation=held_out,
+                augment=LIGHT if augment is Augment.light else None,
+                callbacks=[*callbacks, recorder],
+                micro_batch=micro_batch,
+                memory_limit=memory_limit,
+                workers=workers,
+                verbose=False if quiet else "auto",
+                checkpoint=checkpoints if resume or checkpoint_every else None,
+                every=every,
+            )
+        except SystemExit:  # SIGTERM leaves no time for pictures
+            say(GO_ON)
+            return 143
+        except XpcnnError as error:
+            if recorder.trained:
+                _write_json(folder / "run.json", run | {"result": {"error": str(error)}})
+            raise
+        if not recorder.trained and _finished(folder):
+            say(f"{folder}: nothing was left to do, and nothing was changed")
+            return 0
+        classifier.save(folder / "model.safetensors")
+        history.to_csv(folder / "history.csv")
+        run["result"] = {
+            "seconds": time.perf_counter() - started,
+            "epochs": history.epochs,
+            "stopped": recorder.reason,
+            "best": history.best if history.epochs else None,
+            "last": history.row(-1) if history.epochs else None,
+        }
+        hint = _draw(folder, net, history)
+        _write_json(folder / "run.json", run)  # last: it says that all is there
+        if history.epochs:
+            best = "  ".join(f"{name} {value:.4g}" for name, value in history.best.items() if name != "seconds")
+            say(f"best: {best}")
+        say(f"{folder}: {', '.join(name for name in RESULTS if (folder / name).exists())}")
+        if hint:
+            say(hint)
+        if recorder.interrupted and (resume or checkpoint_every):
+            say(GO_ON)
+        return 130 if recorder.interrupted else 0
+
+
+def _every(text: str | None) -> int | str:
+    if text is not None and text.isdecimal() and int(text):
+        return int(text)
+    if text not in (None, "epoch"):
+        raise ArgumentError(f'--checkpoint-every takes a number of steps or the word "epoch"; received {text!r}.')
+    return "epoch"
+
+
+def _finished(folder: Path) -> bool:
+    """Say whether a training has left everything in its folder."""
     try:
-        history = classifier.fit(
-            training,
-            epochs=epochs,
-            batch_size=batch_size,
-            validation=held_out,
-            augment=RandomAffine(10, translate=0.06, scale=(0.9, 1.1), shear=8) if augment is Augment.light else None,
-            callbacks=[*callbacks, recorder],
-            workers=workers,
-            verbose=False if quiet else "auto",
-        )
-    except XpcnnError as error:
-        _write_json(folder / "run.json", run | {"result": {"error": str(error)}})
-        raise
-    classifier.save(folder / "model.safetensors")
-    history.to_csv(folder / "history.csv")
-    run["result"] = {
-        "seconds": time.perf_counter() - started,
-        "epochs": history.epochs,
-        "stopped": recorder.reason,
-        "best": history.best if history.epochs else None,
-        "last": history.row(-1) if history.epochs else None,
-    }
-    _write_json(folder / "run.json", run)
-    hint = _draw(folder, net, history)
-    if history.epochs:
-        best = "  ".join(f"{name} {value:.4g}" for name, value in history.best.items() if name != "seconds")
-        say(f"best: {best}")
-    say(f"{folder}: {', '.join(name for name in RESULTS if (folder / name).exists())}")
-    if hint:
-        say(hint)
-    return 130 if recorder.interrupted else 0
+        result = json.loads((folder / "run.json").read_text(encoding="utf-8"))["result"]
+        return not (result["stopped"] or "").startswith("interrupted")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _plain(value: Any) -> Any:
@@ -387,7 +505,32 @@ def _validation(
     return split(training, fraction, seed)
 
 
-def _optimizer(name: OptimizerName, lr: float | None, momentum: float, weight_decay: float) -> optim.Optimizer:
+def _start_from(weights: Path, net: Layer) -> str:
+    """Load weights into a built network; return a line that says so."""
+    try:
+        left = load_pretrained(net, formats.read_weights(weights))
+    except StateDictError as error:
+        raise StateDictError(f"{weights}: {error}") from error
+    heads = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in left))
+    return f"weights from {weights}" + (f"; begun anew for other classes: {heads}" if left else "")
+
+
+def _groups(given: Sequence[str]) -> dict[str, dict[str, float]]:
+    groups = {}
+    for text in given:
+        pattern, _, rate = text.rpartition("=")
+        try:
+            groups[pattern] = {"lr": float(rate)}
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise ArgumentError(f"--lr-group takes PATTERN=RATE, such as 'features=1e-4'; received {text!r}.")
+    return groups
+
+
+def _optimizer(
+    name: OptimizerName, lr: float | None, momentum: float, weight_decay: float, lr_groups: Sequence[str] = ()
+) -> optim.Optimizer:
     chosen = {
         OptimizerName.sgd: optim.SGD,
         OptimizerName.adagrad: optim.Adagrad,
@@ -395,7 +538,9 @@ def _optimizer(name: OptimizerName, lr: float | None, momentum: float, weight_de
         OptimizerName.adam: optim.Adam,
         OptimizerName.adamw: optim.AdamW,
     }[name]
-    options: dict[str, float] = {"weight_decay": weight_decay} if weight_decay else {}
+    options: dict[str, Any] = {"weight_decay": weight_decay} if weight_decay else {}
+    if lr_groups:
+        options["groups"] = _groups(lr_groups)
     if lr is not None:
         options["lr"] = lr
     if momentum:
@@ -457,6 +602,50 @@ def _draw(folder: Path, net: Layer, history: History) -> str:
     return ""
 
 
+@app.command(name="lr-find")
+def find_lr(
+    data: DataPath,
+    model: Annotated[str, typer.Option(help=f"Which network: {', '.join(zoo.names())}.")] = "lenet",
+    batch_size: BatchSize = 32,
+    optimizer: Annotated[OptimizerName, typer.Option(help="How weights are updated.")] = OptimizerName.adam,
+    momentum: Annotated[float, typer.Option(help="For sgd and rmsprop.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="How strongly weights are pulled to zero.")] = 0.0,
+    low: Annotated[float, typer.Option(help="First learning rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="Last learning rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=3, help="How many updates to do.")] = 100,
+    stem: Stem = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Bring pixels to mean 0 and deviation 1.")] = False,
+    limit: Limit = None,
+    size: Size = None,
+    mode: Mode = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw loss against rate too; needs matplotlib.")
+    ] = None,
+) -> None:
+    """Train for a few steps with a growing learning rate, and suggest the one at which the loss falls fastest.
+
+    Give the model, optimizer and batch size of the training to come. Nothing is saved but the picture.
+    """
+    entry = zoo.entry(model)
+    pixels = entry.form(stem).input_shape[1:] if size is None else _numbers(size, 2, "--size")
+    training, _ = _open(data, pixels, mode or entry.mode, limit=limit)
+    classifier = Classifier(
+        zoo.build(model, len(training.classes), stem=stem),
+        classes=training.classes,
+        optimizer=_optimizer(optimizer, None, momentum, weight_decay),
+        device=Device(device),
+        seed=seed,
+        normalize="data" if normalize else None,
+    )
+    found = lr_find(classifier, training, low=low, high=high, steps=steps, batch_size=batch_size)
+    _print(found)
+    if out is not None:
+        found.plot(out)
+        _print(f"{out}: loss against learning rate")
+
+
 # --- use --------------------------------------------------------------------------------------------------------
 
 
@@ -511,14 +700,114 @@ def predict(
     _print(table)
 
 
+@app.command()
+def explain(
+    model: SavedModel,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    layer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Whose output Grad-CAM looks at; by default the last feature map."),
+    ] = None,
+    wanted: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Explain this class; by default the predicted one.")
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="gradcam: what the last feature map says; saliency: which pixels matter to the score; "
+            "occlusion: where covering a part costs probability (slow)."
+        ),
+    ] = Method.gradcam,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many classes to print.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="By default IMAGE-METHOD.png in the current folder.")
+    ] = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Print the most probable classes of an image and draw which parts of it speak for one."""
+    if layer is not None and method is not Method.gradcam:
+        raise ArgumentError(f"--layer is for --method gradcam; {method.value} looks at the pixels.")
+    classifier = _load(model, device)
+    classes = classifier.classes_ or []
+    pixels = inspection.read_images(classifier, image)
+    probabilities = classifier.predict_proba(pixels)[0]
+    table = Table(str(image), [("class", "<"), ("probability", ">")])
+    for i in np.argsort(-probabilities, kind="stable")[:top]:
+        table.add(classes[i], f"{probabilities[i]:.4f}")
+    _print(table)
+    if method is Method.gradcam:
+        found = inspection.grad_cam(classifier, pixels, wanted, layer)
+    else:
+        found = (inspection.saliency if method is Method.saliency else inspection.occlusion)(classifier, pixels, wanted)
+    path = out or Path(f"{image.stem}-{method.value}.png")
+    best = int(probabilities.argmax())
+    inspection.plot_attribution(pixels, found, path, [f"{image.name}: {classes[best]} ({probabilities[best]:.4f})"])
+    _print(f"{path}: {found.method} for {found.name(0)}" + (f", layer {found.layer}" if found.layer else ""))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of trainings (runs/...), running ones too.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw their curves too; needs matplotlib.")
+    ] = None,
+) -> None:
+    """Print what trainings have set differently and how well they did, and draw their curves."""
+    found = inspection.compare(runs)
+    _print(found)
+    if out is not None:
+        found.plot(out)
+        _print(f"{out}: loss and accuracy")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="A model or weights: .safetensors .json .pth .pt .th .bin .h5 .keras .onnx"),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="What to write: .safetensors .json .pth .pt .th .bin .onnx")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="Which state dict to take of a torch file that has several: 'model'.")
+    ] = None,
+    strip_prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help="Take this off the front of the names of weights: 'module.'.")
+    ] = "",
+    input: Input = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace DST if it exists.")] = False,
+) -> None:
+    """Write a model, or weights of torch, Keras or ONNX, in another format. Nothing in a file is executed.
+
+    A model of xpcnn stays one in .safetensors and .json; .onnx needs one. From anything else the weights are taken.
+    """
+    if target.exists() and not force:
+        raise ArgumentError(f"{target} exists; --force replaces it.")
+    size = None if input is None else _numbers(input, 3, "--input")
+    lines = formats.convert(source, target, key, strip_prefix, None if size is None else (size[0], size[1], size[2]))
+    _print("\n".join(f"{target}: {line}" for line in lines))
+
+
 # --- inspect ----------------------------------------------------------------------------------------------------
 
 
 @app.command()
-def summary(model: ModelOrName, input: Input = None, classes: Classes = None, as_json: AsJson = False) -> None:
-    """Print layers, shapes, parameters, multiplications and the memory that training keeps."""
-    net, shape = _model(model, classes, input, 0)
-    found = inspection.summary(net, shape)
+def summary(
+    model: ModelOrName,
+    input: Input = None,
+    classes: Classes = None,
+    stem: Stem = None,
+    batch_size: BatchSize = 32,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Whose memory counts.")] = OptimizerName.adam,
+    momentum: Annotated[float, typer.Option(help="For sgd and rmsprop.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Print layers, shapes, parameters, multiplications and the memory that training takes."""
+    net, shape = _model(model, classes, input, stem, 0)
+    found = inspection.summary(net, shape, batch_size, _optimizer(optimizer, None, momentum, 0.0))
     _print(json.dumps(asdict(found), indent=2) if as_json else found)
 
 
@@ -527,6 +816,7 @@ def gradcheck(
     model: ModelOrName,
     input: Input = None,
     classes: Classes = None,
+    stem: Stem = None,
     batch_size: BatchSize = 2,
     seed: Seed = 0,
 ) -> int:
@@ -534,7 +824,7 @@ def gradcheck(
 
     Ends with exit code 1 if a gradient is wrong.
     """
-    net, shape = _model(model, classes, input, seed)
+    net, shape = _model(model, classes, input, stem, seed)
     report = inspection.gradcheck(net, *_random_batch(net, shape, batch_size, seed), seed=seed)
     _print(report)
     return 0 if report.passed else 1
@@ -545,6 +835,7 @@ def crosscheck(
     model: ModelOrName,
     input: Input = None,
     classes: Classes = None,
+    stem: Stem = None,
     batch_size: BatchSize = 4,
     device: Annotated[str, typer.Option("--device", help="What to compare with the CPU.")] = "cuda:0",
     seed: Seed = 0,
@@ -554,7 +845,7 @@ def crosscheck(
     Ends with exit code 1 if something differs by more than rounding, or if there is no GPU.
     """
     Device(device)
-    net, shape = _model(model, classes, input, seed)
+    net, shape = _model(model, classes, input, stem, seed)
     report = inspection.crosscheck(net, *_random_batch(net, shape, batch_size, seed), device=device, seed=seed)
     _print(report)
     return 0 if report.passed else 1
@@ -565,12 +856,13 @@ def profile(
     model: ModelOrName,
     input: Input = None,
     classes: Classes = None,
+    stem: Stem = None,
     batch_size: BatchSize = 32,
     steps: Annotated[int, typer.Option(min=1, help="Training steps to average over.")] = 5,
     device: DeviceName = "auto",
 ) -> None:
     """Print how long each layer takes in training, forward and backward, with its multiplications and memory."""
-    net, shape = _model(model, classes, input, 0)
+    net, shape = _model(model, classes, input, stem, 0)
     _print(inspection.profile(net.to(device), shape, batch_size, steps))
 
 

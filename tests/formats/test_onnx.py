@@ -21,7 +21,7 @@ from tolerances import TOLERANCES, assert_close
 from toys import CLASSES, norm_net, place, quarters, small_classifier
 
 import xpcnn
-from xpcnn import ArgumentError, FileFormatError, MissingExtraError, ShapeError, Step, batch_last, zoo
+from xpcnn import ArgumentError, Classifier, FileFormatError, MissingExtraError, ShapeError, Step, batch_last, zoo
 from xpcnn import layers as L
 from xpcnn.formats.onnx import Graph, load, save
 from xpcnn.formats.onnx.graph import constant
@@ -646,7 +646,10 @@ def test_the_softmax_at_the_end_can_be_left_out(tmp_path):
         logits = x @ weights["w"]
         assert_close(network_of(model, tmp_path, logits=True)(x), logits, "forward", "float32")
         softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        assert_close(network_of(model, tmp_path)(x), softmax, "forward", "float32")
+        whole = network_of(model, tmp_path)
+        assert_close(whole(x), softmax, "forward", "float32")
+        with pytest.raises(ArgumentError, match=r"ends with Softmax, .*an ONNX file: onnx.load\(path, logits=True\)"):
+            Classifier(whole)
 
 
 def test_what_is_trained_and_what_it_is_called(tmp_path):

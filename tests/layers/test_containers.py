@@ -409,6 +409,14 @@ def test_dropouts_of_one_net_draw_different_masks():
 # --- recomputation ----------------------------------------------------------------------------------------------
 
 
+def test_recompute_refuses_auxiliary_heads():
+    net = Sequential(Recompute(Sequential(Conv2d(2, 3), AuxiliaryHead(Flatten()))))
+    with pytest.raises(
+        ShapeError, match=r"a body without AuxiliaryHead in Recompute; received one with it"
+    ):
+        net.build((1, 5, 5))
+
+
 def test_recompute_keeps_the_input_alone_and_changes_no_bit(xp):
     def make(wrap):
         body = Sequential(

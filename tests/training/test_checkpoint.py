@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -232,11 +233,11 @@ def test_a_shared_layer_survives(tmp_path):
 def test_a_failed_save_leaves_the_old_file(saved, clf, monkeypatch):
     before = saved.read_bytes()
 
-    def fail(*_args, **_keywords):
-        raise OSError("disk full")
+    def fail(_file):
+        raise OSError(errno.ENOSPC, "disk full")
 
-    monkeypatch.setattr("xpcnn.formats.safetensors.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("xpcnn.files.os.fsync", fail)
+    with pytest.raises(OSError, match=r"disk full: '.*m.*\.safetensors'"):
         clf.save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
 
 from ..errors import FileFormatError
 from ..files import atomic_write
@@ -24,6 +23,8 @@ from .json import parse
 __all__ = ["KEY", "read", "read_weights", "write", "write_weights"]
 
 KEY = "xpcnn"  # the entry of the header's metadata that holds our JSON
+DTYPES = {f"{kind}{8 * size}": f"{kind[0].upper()}{8 * size}" for kind in ("int", "uint") for size in (1, 2, 4, 8)}
+DTYPES |= {"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64"}
 
 
 def write(path: str | os.PathLike[str], meta: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -42,14 +43,21 @@ def write_weights(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
 
 
 def _write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None) -> None:
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with atomic_write(path) as temporary:
-        try:
-            save_file(arrays, temporary, metadata=metadata)
-        except safetensors.SafetensorError as error:  # which hides the OSError of a full disk
-            raise OSError(
-                f"{os.fspath(path)} could not be written ({error}); what was there before is whole."
-            ) from None
+    """Write the file ourselves: the library puts a temporary file of its own beside it, which a kill would leave."""
+    arrays = {name: np.asarray(array, array.dtype.newbyteorder("<"), order="C") for name, array in tensors.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # so that all of them lie aligned
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in order:
+        start, end = end, end + arrays[name].nbytes
+        kind = DTYPES[arrays[name].dtype.name]
+        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -190,6 +190,7 @@ class Softmax(_Activation):
     """exp(x) over its sum along the first axis: classes of (K, N), channels of (C, H, W, N)."""
 
     keeps_output = True
+    gives_probabilities = True
 
     def _forward(self, x: Array) -> Array:
         return F.softmax_forward(x)

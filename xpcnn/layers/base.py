@@ -214,6 +214,7 @@ class Layer:
     """Base class. A layer defines `setup`, `forward`, `backward`, and `macs` if it multiplies."""
 
     input_shape: Shape | None = None  # what the network was built for
+    gives_probabilities = False  # whether the outputs are those of a softmax
     applies_relu = False  # whether forward takes relu=True, which does the work of a ReLU that follows
 
     # --- what a layer's author writes ---------------------------------------------------------------------------
@@ -336,7 +337,7 @@ class Layer:
     def has_trainable(self) -> bool:
         """Whether anything in here is trained: where not, backward need not come by."""
         for value in vars(self).values():  # asked of every layer in every step: no walk, no names
-            if (value.trainable if isinstance(value, Parameter) else isinstance(value, Layer) and value.has_trainable):
+            if value.trainable if isinstance(value, Parameter) else isinstance(value, Layer) and value.has_trainable:
                 return True
         return False
 

@@ -246,6 +246,8 @@ class Recompute(Layer):
         return self._body
 
     def setup(self, input_shape: Shape, new: Builder) -> Shape:
+        if any(isinstance(layer, AuxiliaryHead) for _, layer in self.walk()):
+            raise new.error("a body without AuxiliaryHead in Recompute", "one with it", "Put the head outside.")
         return new.child("_body", self._body, input_shape)
 
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:

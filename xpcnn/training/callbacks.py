@@ -4,21 +4,27 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from ..backend import Array, array_module
 from ..errors import ArgumentError, XpcnnError
+from ..files import remove_leftovers
 from ..layers.base import Layer, Step
 from .history import better_is_lower
 from .loop import Fit
+from .sparkline import Trend
 
 __all__ = [
     "CSVLog",
@@ -50,7 +56,10 @@ class Callback:
         """Before the first batch of an epoch."""
 
     def on_loss(self, fit: Fit) -> None:
-        """After a batch has gone forward and before any weight changes; `fit.batch_loss` is on the device."""
+        """After a batch (or micro-batch) has gone forward and before any weight changes.
+
+        `fit.batch_loss` is its loss, on the device.
+        """
 
     def on_step_end(self, fit: Fit) -> None:
         """After a batch has gone backward (and the weights have changed, unless gradients are being accumulated)."""
@@ -62,12 +71,24 @@ class Callback:
         """After the last epoch, also when fit is interrupted or fails."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs to know."""
+        """Return what a resumed training needs to know.
+
+        It may hold numbers, text, None, arrays, lists, and dicts with keys of text. A tuple comes back as a list, and
+        an array in host memory. A callback that writes none of its own may differ between the parts of a training.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; call it after `on_fit_begin`."""
+        """Take back what `state_dict` returned; fit calls it after `on_fit_begin`.
+
+        In a training that is resumed inside an epoch that is after `on_epoch_begin`, which the state has behind it.
+        """
         vars(self).update(state)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor arguments that a resumed training must have too: all of them, but a path."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if name != "path" and hasattr(self, name)}
 
 
 class _Monitor(Callback):
@@ -162,6 +183,7 @@ class SaveBest(_Monitor):
 
     def on_fit_begin(self, fit: Fit) -> None:
         super().on_fit_begin(fit)
+        remove_leftovers(self.path)
         if not fit.history.epochs:  # a new training, not the continuation of one
             self.reset()
 
@@ -179,6 +201,9 @@ class CSVLog(Callback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
 
+    def on_fit_begin(self, fit: Fit) -> None:
+        remove_leftovers(self.path)
+
     def on_epoch_end(self, fit: Fit, logs: dict[str, float]) -> None:
         fit.history.to_csv(self.path)
 
@@ -193,7 +218,10 @@ class LearningRateLog(Callback):
         self.rates.append(fit.lr)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rates": list(self.rates)}
+        return {"rates": np.array(self.rates)}  # an array: there may be millions
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rates = state["rates"].tolist()
 
 
 class StopOnNaN(Callback):
@@ -258,8 +286,21 @@ def first_nonfinite(net: Layer, x: Array, step: Step) -> str:
     return "the loss itself, for every layer is finite on this batch"
 
 
+class _View(Bar):
+    """A progress bar with a line of text below."""
+
+    line = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.line, no_wrap=True, overflow="ellipsis")
+
+
 class Progress(Callback):
-    """A progress bar with the running loss in a terminal, and one line an epoch.
+    """One line an epoch, and in a terminal a live view of the current one below them.
+
+    That is a bar, and below it the mean loss and accuracy of the epoch so far, the curve of the loss since fit was
+    called, images a second, and the time to the end of the last epoch, unless something stops the training before.
 
     Args:
         style: "auto" (a bar in a terminal, lines alone in a log), "bar" or "lines".
@@ -271,7 +312,15 @@ class Progress(Callback):
             raise ArgumentError(f'progress is "auto", "bar" or "lines"; received {style!r}.')
         self.style = style
         self.console = console or Console()
-        self.bar: Bar | None = None
+        self.bar: _View | None = None
+        self.trend = Trend()
+
+    def on_fit_begin(self, fit: Fit) -> None:
+        self.trend, self.steps, self.began = Trend(), 0, time.monotonic()
+        if fit.memory is not None:
+            self._print(str(fit.memory))
+        if fit.checkpoints is not None and fit.checkpoints.good:
+            self._print(f"going on after {fit.where} ({fit.checkpoints.good[-1]})")
 
     def on_epoch_begin(self, fit: Fit) -> None:
         if self.style == "bar" or (self.style == "auto" and self.console.is_terminal):
@@ -280,21 +329,36 @@ class Progress(Callback):
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[metrics]}"),
             )
-            self.bar = Bar(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task(f"{fit.epoch}/{fit.epochs}", total=len(fit.loader), metrics="")
+            self.bar = _View(*columns, console=self.console, transient=True)
+            name, steps = f"{fit.epoch}/{fit.epochs}", len(fit.loader)
+            self.task = self.bar.add_task(name, total=steps, completed=fit.batch)
             self.bar.start()
             self.read = time.monotonic()
+            self.counted = fit.totals.count if fit.batch else 0  # a resumed epoch has some behind it
+            self.summed = fit.totals.read()["loss"] * self.counted if fit.batch else 0.0
 
     def on_step_end(self, fit: Fit) -> None:
         if self.bar is None:
             return
         self.bar.advance(self.task)
-        if time.monotonic() - self.read > 1.0:  # reading the loss makes a GPU wait: once a second costs nothing
-            logs = fit.totals.read()
-            self.bar.update(self.task, metrics=f"loss {logs['loss']:.4f}  acc {logs['accuracy']:.4f}")
+        self.steps += 1
+        now = time.monotonic()
+        if now - self.read > 1.0:  # reading the loss makes a GPU wait: once a second costs nothing
+            self.bar.line = self._figures(fit, now)
             self.read = time.monotonic()
+
+    def _figures(self, fit: Fit, now: float) -> str:
+        """Return mean loss and accuracy of the epoch so far, and what has changed since the last reading."""
+        logs, count = fit.totals.read(), fit.totals.count
+        total, fresh = logs["loss"] * count, count - self.counted
+        self.trend.add((total - self.summed) / max(fresh, 1))
+        self.counted, self.summed = count, total
+        left = (fit.epochs - fit.epoch + 1) * len(fit.loader) - fit.batch
+        ends = timedelta(seconds=round((now - self.began) / self.steps * left))
+        parts = [f"loss {logs['loss']:.4f}", f"acc {logs['accuracy']:.4f}"]
+        parts += [str(self.trend)] if self.console.encoding.startswith("utf") else []
+        return "  ".join([*parts, f"{fresh / (now - self.read):,.0f} images/s", f"{ends} to the end"])
 
     def on_epoch_end(self, fit: Fit, logs: dict[str, float]) -> None:
         self._close()

@@ -1,5 +1,7 @@
 """Saving a classifier to one file, and loading it: data in, data out, nothing in a file is ever executed.
 
+The checkpoints of a training that goes on are in `resume`.
+
 The layout of the JSON beside the weights (format 1):
 
     format          1
@@ -30,6 +32,7 @@ from ..init import InitLike
 from ..layers import Layer, Softmax
 from ..layers.base import Buffer, Builder, Parameter, Shape, config, from_config
 from .classifier import LOSSES, Classifier
+from .resume import KIND
 
 __all__ = ["FORMAT", "load", "save"]
 
@@ -81,6 +84,8 @@ def load(path: str | os.PathLike[str], device: str | Device = "auto") -> Classif
 
 
 def _restore(meta: dict[str, Any], tensors: dict[str, np.ndarray], device: str | Device) -> Classifier:
+    if meta.get("kind") == KIND:
+        raise FileFormatError("it is a checkpoint of a training: give its folder to fit(..., checkpoint=...).")
     version, shape = meta.get("format"), meta.get("input_shape")
     if version != FORMAT:
         raise FileFormatError(f"it has format {version!r}, and this xpcnn reads format {FORMAT}. Update xpcnn.")

@@ -17,14 +17,17 @@ from ..data import ArrayDataset, Dataset, mean_std, split
 from ..errors import ArgumentError, DataError, ShapeError
 from ..functional.activation import softmax_forward
 from ..functional.loss import mse_loss, softmax_cross_entropy
-from ..layers import Layer, Softmax
+from ..layers import Layer
 from ..layers.base import Shape
 from ..optim import EMA, Adam, Optimizer
 from .callbacks import Callback, Progress, StopOnNaN
 from .history import History
 from .inputs import Entrance, as_images, dataset_of, image_options, is_dataset, loader_of, named, numbers, read_files
 from .loop import Fit, Loss, evaluate_batches, run
+from .memory import Demand, TrainingMemory, bytes_of, choose, queued
 from .metrics import Report, one_hot
+from .precision import MIXED, LossScale
+from .resume import Checkpoints
 
 if TYPE_CHECKING:
     from ..inspection.summary import Summary
@@ -57,7 +60,8 @@ class Classifier:
         label_smoothing: part of each label spread over all classes, 0 to 1. Only in training.
         ema: decay of a moving average of the weights, or an xpcnn.optim.EMA; the average is what is evaluated,
             predicted with and saved.
-        dtype: of the weights and of all arithmetic.
+        dtype: of the weights and of all arithmetic; or "mixed_float16" for mixed precision: float32 weights, float16
+            arithmetic (see xpcnn.LossScale), which is for GPUs: NumPy computes the same, slowly.
 
     Attributes:
         net, optimizer, loss, ...: as given.
@@ -65,6 +69,7 @@ class Classifier:
         input_shape: (C, H, W) once known.
         mean, std: the normalisation in use, a tuple of C floats each, or None.
         history: the `History` of all calls of fit.
+        memory: the `TrainingMemory` that the last call of fit settled for, None without a memory_limit.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class Classifier:
         self.std: tuple[float, ...] | None = None
         self.image: dict[str, Any] | None = None  # how image files are read: size, mode, fit
         self.history = History()
+        self.memory: TrainingMemory | None = None
+        self.scale = LossScale() if dtype == MIXED else None
         self._check_options()
 
     def _check_options(self) -> None:
@@ -112,7 +119,8 @@ class Classifier:
         if self.loss == "softmax_cross_entropy" and self._ends_with_softmax:
             raise ArgumentError(
                 'the network ends with Softmax, but loss="softmax_cross_entropy" applies softmax itself. '
-                "Leave the last layer out: predict_proba gives probabilities all the same."
+                "Leave the last layer out (an ONNX file: onnx.load(path, logits=True)): predict_proba gives "
+                "probabilities all the same."
             )
         if self.loss != "softmax_cross_entropy" and (self.class_weights is not None or self.label_smoothing):
             raise ArgumentError('class_weights and label_smoothing need loss="softmax_cross_entropy".')
@@ -126,7 +134,7 @@ class Classifier:
 
     @property
     def _ends_with_softmax(self) -> bool:
-        return isinstance(self.net.leaves()[-1][1], Softmax)
+        return self.net.leaves()[-1][1].gives_probabilities
 
     # --- getting ready ------------------------------------------------------------------------------------------
 
@@ -148,8 +156,14 @@ class Classifier:
         shape = tuple(int(n) for n in input_shape)
         if self.classes_ is None:
             place = Device(self.device)
-            output = self.net.build(shape, seed=self.seed, dtype=self.dtype, device=place)
+            kind = "float32" if self.scale is not None else self.dtype
+            output = self.net.build(shape, seed=self.seed, dtype=kind, device=place)
             self.net.to(place)
+            if self.scale is not None and self.net.dtype != kind:
+                raise ArgumentError(
+                    f'dtype="{MIXED}" needs a network built in float32; this one is {self.net.dtype}. '
+                    'Call net.to(dtype="float32") first.'
+                )
             self.classes_ = self._settle_classes(output, names)
             self.input_shape = shape
             self.image = image_options(None, shape)
@@ -210,7 +224,7 @@ class Classifier:
 
     @property
     def _entrance(self) -> Entrance:
-        return Entrance(self.net.dtype, self.mean, self.std)
+        return Entrance(np.dtype("float16") if self.scale is not None else self.net.dtype, self.mean, self.std)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -226,13 +240,23 @@ class Classifier:
         augment: Callable[..., Any] | None = None,
         callbacks: Sequence[Callback] = (),
         accumulate: int = 1,
+        micro_batch: int | None = None,
+        memory_limit: int | str | None = None,
         workers: int = 0,
         verbose: bool | str = "auto",
         drop_last: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int | str = "epoch",
     ) -> History:
         """Train the network. Called again it goes on, with the next epoch number.
 
         Ctrl-C ends it in good order: weights and history stay as far as they have come.
+
+        With `checkpoint` nothing is lost however it ends: the same call, in the same program or another process, goes
+        on from the last checkpoint in that folder and ends in the same bits as a training in one go (on the same kind
+        of device, with as many threads; wall times aside). What the classifier was before, start weights too, gives way
+        to what is in the checkpoint. SIGINT (Ctrl-C) and SIGTERM then finish the step and write a checkpoint, a second
+        one breaks the step off; after SIGTERM the program exits with code 143.
 
         Args:
             data: a data set, a pair (x, y), or images x: (N, C, H, W), or (N, H, W) for one channel; uint8, which is
@@ -246,21 +270,41 @@ class Classifier:
             augment: f(image, rng) -> image, or a batch transform; see xpcnn.data.
             callbacks: see xpcnn.training.callbacks. `StopOnNaN` is always on.
             accumulate: batches per update; their gradients are averaged.
+            micro_batch: most images that go through the network at once. A batch is cut into such pieces, whose
+                gradients add up to those of the whole batch (a loss function of your own must be a mean over images).
+                But batch norm sees the statistics of a piece, and dropout draws other masks than for the whole batch.
+            memory_limit: bytes, or a text such as "2GiB", that weights, optimizer and a training step may take in all
+                (on a GPU, of its memory). Where that is not enough, the batch is cut into micro-batches or activations
+                are computed again in backward, which gives the same bits and takes a third longer; what was chosen is
+                printed and kept in `memory`. With batch norm that comes before micro-batches below 16 images, else
+                after all of them. The data set, and what callbacks keep, come on top.
             workers: threads that prepare batches ahead.
             verbose: "auto" (a progress bar in a terminal, a line an epoch in a log), "bar", "lines", or False.
             drop_last: leave out a last batch that is not full.
+            checkpoint: folder for checkpoints, of which the last two are kept. It belongs to this training: to begin
+                another one, remove it or name another. The last checkpoint holds the end: the same call then returns at
+                once.
+            every: write a checkpoint every so many batches, or after each "epoch".
 
         Returns:
             The history of all epochs so far: lists epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds.
             Training loss and accuracy are averages while the weights change, with augmentation and dropout on.
 
         Raises:
+            ArgumentError: if nothing fits into memory_limit; it says how much is needed. If the checkpoint is of a
+                training with other settings or data; it names them.
             DataError: for data that cannot be used.
+            FileFormatError: if there are checkpoints and none of them can be read. A damaged one is passed over, with
+                a warning, for the one before.
+            FolderInUseError: if another training uses the folder.
             NonFiniteError: if the loss becomes NaN or infinite.
         """
-        for name, value in (("epochs", epochs), ("accumulate", accumulate)):
+        limit = None if memory_limit is None else bytes_of(memory_limit)
+        counts = {"epochs": epochs, "accumulate": accumulate, "micro_batch": 1 if micro_batch is None else micro_batch}
+        for name, value in counts.items():
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise ArgumentError(f"{name} must be an int of at least 1; received {value!r}.")
+        keeper = None if checkpoint is None else Checkpoints(checkpoint, every)
         train, held_out = self._training_data(data, y, validation)
         loader = loader_of(
             train,
@@ -272,6 +316,21 @@ class Classifier:
             device=self.net.device,
             drop_last=drop_last,
         )
+        body, self.memory = None, None
+        if limit is not None:
+            demand = Demand(
+                self.net,
+                self._ready()[0],
+                min(batch_size, len(train)),
+                self.optimizer,
+                self.ema is not None,
+                queued(loader),
+                self._entrance.dtype,
+            )
+            with self._arithmetic():
+                self.memory, body = choose(demand, limit, micro_batch)
+            micro_batch = self.memory.micro_batch
+        at_once = batch_size if micro_batch is None else min(int(micro_batch), batch_size)
         default = [] if any(isinstance(callback, StopOnNaN) for callback in callbacks) else [StopOnNaN()]
         progress = [] if verbose is False else [Progress("auto" if verbose is True else str(verbose))]
         fit = Fit(
@@ -281,25 +340,52 @@ class Classifier:
             loss=self._loss(train),
             enter=self._entrance,
             loader=loader,
-            validate=None if held_out is None else partial(self._validate, held_out, batch_size),
+            validate=None if held_out is None else partial(self._validate, held_out, at_once),
             history=self.history,
             callbacks=[*default, *callbacks, *progress],
             epochs=self.history.epochs + int(epochs),
             seed=self.seed,
             accumulate=int(accumulate),
+            micro_batch=at_once,
+            weigh=self._weigh(train),
+            recomputing=body if body is not self.net else None,
+            memory=self.memory,
             schedule=self.schedule,
             ema=self.ema,
+            scale=self.scale,
+            checkpoints=keeper,
+            first=self.history.epochs + 1,
         )
+        if keeper is None:
+            self._train(fit)
+        else:
+            with keeper.opened(fit, int(epochs), held_out):
+                if keeper.finished:
+                    fit.stop = f"{keeper.folder} holds this training, finished with epoch {self.history.epochs}"
+                    for callback in progress:
+                        callback.on_fit_end(fit)
+                else:
+                    self._train(fit)
+        return self.history
+
+    def _train(self, fit: Fit) -> None:
+        keeper, done = fit.checkpoints, False
         try:
             with self._arithmetic():
                 fit.call("on_fit_begin")
+                if keeper is not None:
+                    keeper.restore(fit)  # what callbacks have just begun anew
                 run(fit)
+                done = True
         except KeyboardInterrupt:
             fit.stop = f"interrupted in epoch {fit.epoch}; the history has the {self.history.epochs} before it"
+            if keeper is not None:
+                fit.stop = keeper.farewell(fit)
         finally:
             self.net.flat().grad[...] = 0.0  # of a step that was broken off
             fit.call("on_fit_end")
-        return self.history
+        if keeper is not None and done:
+            keeper.write(fit, finished=True)
 
     def _training_data(self, data: Any, y: Any, validation: Any) -> tuple[Dataset, Dataset | None]:
         train = self._dataset(data, y)
@@ -351,6 +437,20 @@ class Classifier:
                     f"class_weights must be {count} numbers of at least 0, one per class; received {weights.tolist()}."
                 )
         return to_device(weights.astype(np.promote_types(self.net.dtype, np.float32)), self.net.device)
+
+    def _weigh(self, train: Dataset) -> Callable[[Array], Array | float] | None:
+        """Return what labels count in the mean of the loss, where it is not one for each image."""
+        weights = self._resolve_class_weights(train)
+        if weights is None:
+            return None
+
+        def weigh(t: Array) -> Array | float:
+            if t.ndim == 2:
+                return float(len(t))
+            total = weights[t].sum()
+            return total + (total == 0)  # as the loss has it
+
+        return weigh
 
     # --- using --------------------------------------------------------------------------------------------------
 
@@ -417,7 +517,7 @@ class Classifier:
         results = []
         with self._arithmetic(), self.averaged() as net:
             for images, _ in loader:
-                outputs, _ = net.forward(self._entrance(images), False)
+                outputs = net.forward(self._entrance(images), False)[0].astype(net.dtype, copy=False)
                 results.append(outputs if self._ends_with_softmax else softmax_forward(outputs))
             probabilities: np.ndarray = to_numpy(net.xp.concatenate(results, axis=1).T)
         return probabilities
@@ -433,11 +533,15 @@ class Classifier:
         names = named(self._ready()[1])
         return index if names is None else np.array(names)[index]
 
-    def summary(self, batch_size: int = 1) -> Summary:
-        """Return the table of layers: output shapes, parameters, multiplications and memory. Print it."""
+    def summary(self, batch_size: int | None = None) -> Summary:
+        """Return the table of layers: output shapes, parameters, multiplications and memory. Print it.
+
+        Args:
+            batch_size: of the training step whose memory is measured too; None for none.
+        """
         from ..inspection.summary import summary  # beside training, not below it
 
-        return summary(self.net, self._ready()[0], batch_size)
+        return summary(self.net, self._ready()[0], batch_size, self.optimizer, self.ema is not None)
 
     # --- weights ------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Entrance:
     """The one way into a network, for fit, evaluate and predict alike.
 
     Args:
-        dtype: of the network.
+        dtype: of the network's arithmetic.
         mean, std: one number per channel, or None; the images become (x - mean) / std.
     """
 
@@ -49,13 +49,14 @@ class Entrance:
         """
         x = batch_last(images)
         pixels = x.dtype == np.uint8
-        x = x.astype(self.dtype, copy=self.mean is not None)  # what follows is done in place
+        wide = np.promote_types(self.dtype, np.float32)
+        x = x.astype(wide, copy=self.mean is not None)  # what follows is done in place
         if pixels:
             x /= 255.0
         for channel, (mean, std) in enumerate(zip(self.mean or (), self.std or (), strict=True)):
             x[channel] -= mean  # Python floats: constant arrays would be a copy to the device in every step
             x[channel] /= std
-        return x
+        return x.astype(self.dtype, copy=False)
 
 
 @dataclass(frozen=True)

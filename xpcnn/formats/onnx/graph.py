@@ -100,6 +100,7 @@ class Graph(Layer):
         self._path = ""
         self._macs = 0
         self._check()
+        self.gives_probabilities = [n.op for n in self.parsed if n.op not in ("Reshape", "Shape")][-1:] == ["Softmax"]
         for name, _ in (*self.trained, *self.fixed):
             if not name or name.startswith("_") or hasattr(self, name):
                 raise ArgumentError(f"a graph cannot have a parameter named {name!r}: the name is taken.")
