@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "zoo": BELOW_LAYERS | {"layers", "formats"},
     "training": BELOW_TRAINING | {"formats", "inspection"},
     "formats": BELOW_TRAINING | {"training"},
-    "inspection": BELOW_TRAINING | {"training", "zoo"},
+    "inspection": BELOW_TRAINING | {"training", "zoo", "formats"},
+    "sklearn": BELOW_TRAINING | {"training", "zoo", "formats"},
 }
 ON_TOP = {"__init__", "__main__", "cli"}
 CORE = ("errors", "backend", "functional", "layers", "optim")

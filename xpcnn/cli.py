@@ -29,7 +29,7 @@ from . import schedule as schedules
 from .backend import Device, generator, threads
 from .data import Dataset, RandomAffine, open_dataset, split
 from .data.datasets import limited
-from .errors import ArgumentError, DataError, MissingExtraError, StateDictError, XpcnnError
+from .errors import ArgumentError, DataError, FileFormatError, MissingExtraError, StateDictError, XpcnnError
 from .files import atomic_write, locked, remove_leftovers
 from .inspection.doctor import versions
 from .inspection.table import Table
@@ -365,9 +365,7 @@ def train(
     say = (lambda text: None) if quiet else print
     pixels = entry.form(stem).input_shape[1:] if size is None else _numbers(size, 2, "--size")
     mode = mode or entry.mode
-    training, held_out = _open(data, pixels, mode, limit=limit)
-    if validation is not None or held_out is None:
-        training, held_out = _validation(training, validation or "0.2", seed, pixels, mode)
+    training, held_out = _training_data(data, validation, limit, seed, pixels, mode)
 
     net = zoo.build(model, len(training.classes), stem=stem)
     updates, rate = _optimizer(optimizer, lr, momentum, weight_decay, lr_group or ()), _schedule(schedule, warmup)
@@ -489,6 +487,16 @@ def _finished(folder: Path) -> bool:
 
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+
+
+def _training_data(
+    data: str, validation: str | None, limit: int | None, seed: int, pixels: tuple[int, ...], mode: str
+) -> tuple[Dataset, Dataset | None]:
+    """Return (training, held out) as `xpcnn train` takes them."""
+    training, held_out = _open(data, pixels, mode, limit=limit)
+    if validation is not None or held_out is None:
+        return _validation(training, validation or "0.2", seed, pixels, mode)
+    return training, held_out
 
 
 def _validation(
@@ -760,6 +768,42 @@ def compare(
     if out is not None:
         found.plot(out)
         _print(f"{out}: loss and accuracy")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training (runs/...).")],
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="Judge by these images; by default by those that were held out."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="By default RUN/report.html.")] = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Write one HTML page about a training: curves, mistakes, Grad-CAM, filters, costs. It needs no network.
+
+    It holds the curves and the learning rate, the confusion matrix and the accuracy per class, the most confident
+    mistakes, what the network looks at, filters before and after, feature maps, layers with their cost, all settings,
+    and whether the split leaks. Needs Jinja2 and matplotlib: pip install "xpcnn[report]".
+    """
+    settings = inspection.compare([run]).runs[0].settings
+    try:
+        form = zoo.entry(settings["model"]).form(settings["stem"])
+        pixels = form.input_shape[1:] if settings["size"] is None else _numbers(settings["size"], 2, "--size")
+        mode = settings["mode"] or zoo.entry(settings["model"]).mode
+        source, validation, limit, seed = (settings[name] for name in ("data", "validation", "limit", "seed"))
+    except KeyError as error:
+        raise FileFormatError(f"{run / 'run.json'} is not what xpcnn train writes: no setting {error}.") from None
+    if data is None and source != "mnist" and not Path(source).exists():
+        raise ArgumentError(f"{source}, which {run} was trained on, is not there. Name the data: xpcnn report RUN DATA")
+    training: Dataset | None
+    if data is None:
+        training, held_out = _training_data(source, validation, limit, seed, pixels, mode)
+    else:
+        first, second = _open(data, pixels, mode)
+        training, held_out = (first, second) if second else (None, first)
+    path = inspection.report(run, held_out, training, out, device)
+    _print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
 
 @app.command()

@@ -8,12 +8,23 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
+from toys import CLASSES, place, quarters, small_classifier
 
 from xpcnn import zoo
 from xpcnn.errors import ArgumentError, FileFormatError, MissingExtraError
-from xpcnn.inspection import plot_curves, plot_filters
+from xpcnn.inspection import (
+    Attribution,
+    grad_cam,
+    occlusion,
+    plot_activations,
+    plot_attribution,
+    plot_confusion,
+    plot_curves,
+    plot_filters,
+    plot_runs,
+)
 from xpcnn.layers import Conv2d, Dense, Sequential
-from xpcnn.training import History
+from xpcnn.training import History, Report
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -129,3 +140,96 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuses)
     with pytest.raises(MissingExtraError, match=r'drawing filters needs matplotlib.*pip install "xpcnn\[viz\]"'):
         plot_filters(conv)
+
+
+# --- feature maps, attributions, confusions and several runs ----------------------------------------------------
+
+
+def drawn(path):
+    """Return a picture as an array, which must not be blank."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 200
+    assert pixels.std() > 5
+    return pixels
+
+
+def test_feature_maps_and_units(xp, tmp_path):
+    clf = small_classifier(device=place(xp))
+    images, labels = quarters(12)
+    clf.fit(images, labels, epochs=1, verbose=False)
+    figure = plot_activations(clf, images[0], "0", tmp_path / "maps.png")
+    assert len(pictures(figure)) == 4
+    assert len({image.get_clim() for image in pictures(figure)}) == 1
+    assert "Output of layer 0, 4x6x6, from" in figure.get_suptitle()
+    drawn(tmp_path / "maps.png")
+    bars = plot_activations(clf, images[0], "4", tmp_path / "bars.png", title="scores")
+    assert len(bars.axes[0].patches) == 3
+    assert bars.get_suptitle() == "scores"
+    drawn(tmp_path / "bars.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_map_over_its_image(tmp_path, channels):
+    images, labels = quarters(24, channels=channels)
+    clf = small_classifier(classes=CLASSES)
+    clf.fit(images, labels, epochs=3, verbose=False)
+    found = grad_cam(clf, images[:2], "east")
+    figure = plot_attribution(images[:2], found, tmp_path / "cam.png", titles=["one", "two"])
+    title = "Grad-CAM for east (layer 1)"
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["one", title, "two", title]
+    plain, grey, heat = (figure.axes[0].images + figure.axes[1].images)[:3]
+    expected = images[0].transpose(1, 2, 0) / 255
+    np.testing.assert_allclose(np.asarray(plain.get_array()).reshape(8, 8, channels), expected)
+    assert grey.get_array().shape == (8, 8)
+    np.testing.assert_allclose(heat.get_array(), found.maps[0])
+    assert drawn(tmp_path / "cam.png").shape[0] > drawn(tmp_path / "cam.png").shape[1] * 0.8
+
+
+def test_negative_numbers_have_a_scale_around_zero(tmp_path):
+    images = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
+    maps = np.linspace(-1, 3, 64).reshape(1, 8, 8)
+    figure = plot_attribution(images, Attribution("occlusion", "fall", maps, np.array([2])), tmp_path / "o.png")
+    heat = figure.axes[1].images[1]
+    assert heat.get_clim() == (-3, 3)
+    assert figure.axes[1].get_title() == "occlusion for 2"
+    drawn(tmp_path / "o.png")
+    zeros = Attribution("saliency", "", np.zeros((1, 8, 8)), np.array([0]))
+    assert plot_attribution(images, zeros).axes[1].images[1].get_clim() == (0, 1)
+
+
+def test_images_that_do_not_fit_the_maps():
+    clf = small_classifier()
+    clf.fit(*quarters(12), epochs=1, verbose=False)
+    found = occlusion(clf, quarters(1)[0])
+    for shape in ((2, 1, 8, 8), (1, 2, 8, 8), (8, 8)):
+        with pytest.raises(ArgumentError, match=r"takes 1 images \(N, C, H, W\) of 1 or 3 channels.*received shape"):
+            plot_attribution(np.zeros(shape), found)
+
+
+def test_a_confusion_matrix(tmp_path):
+    counts = np.array([[9, 1, 0], [0, 5, 5], [0, 0, 0]])
+    names = ["a class with a long name", *CLASSES[1:]]
+    figure = plot_confusion(Report(0.5, counts, names), tmp_path / "confusion.png")
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.9, 0.1, 0], [0, 0.5, 0.5], [0, 0, 0]])
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "5", "5", "9"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert axes.get_title() == "Accuracy 0.7000 on 20 images"
+    assert (drawn(tmp_path / "confusion.png")[:, :4] == 255).all(), "nothing is cut off at the left"
+    many = Report(0.5, np.eye(30, dtype=int), [str(i) for i in range(30)])
+    assert not plot_confusion(many, title="many").axes[0].texts
+
+
+def test_several_runs(tmp_path):
+    history().to_csv(tmp_path / "history.csv")
+    runs = {"one": tmp_path / "history.csv", "two": history(validation=False)}
+    figure = plot_runs(runs, tmp_path / "runs.png")
+    loss = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
+    assert [line.get_linestyle() for line in loss] == ["--", "-", "-"]
+    assert len({line.get_color() for line in loss}) == 2
+    np.testing.assert_allclose(loss[1].get_ydata(), [2, 1, 2 / 3])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two", "validation", "training"]
+    drawn(tmp_path / "runs.png")
+    with pytest.raises(ArgumentError, match="at least one training by name"):
+        plot_runs({})

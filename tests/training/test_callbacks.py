@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -316,6 +317,42 @@ def test_a_terminal_has_a_bar_and_the_same_lines(monkeypatch):
     assert "1/2" in text
     assert text.count("val_loss") == 2
     assert "loss" in text.split("val_loss")[0]
+
+
+def test_the_line_below_the_bar(monkeypatch):
+    seconds = iter(range(0, 10_000, 2))
+    monkeypatch.setattr("xpcnn.training.callbacks.time.monotonic", lambda: next(seconds))
+    lines, losses = [], []
+
+    class Look(Callback):
+        def on_step_end(self, fit):
+            lines.append(progress.bar.line)
+            losses.append(float(fit.batch_loss))
+
+    progress = Progress("bar", Console(file=io.StringIO(), width=120))
+    small_classifier().fit(quarters(24), epochs=2, batch_size=6, callbacks=[progress, Look()], verbose=False)
+    loss, accuracy, trend, speed, left = lines[3].split("  ")
+    assert loss == f"loss {np.mean(losses[:4]):.4f}"
+    assert accuracy.startswith("acc ")
+    assert len(trend) == 4
+    assert trend[int(np.argmax(losses[:4]))] == "█"
+    np.testing.assert_allclose(progress.trend.values, losses, rtol=1e-6)
+    assert speed == "3 images/s", "6 images, and the clock goes on by 2 seconds whenever it is read"
+    # steps end at 4, 8, 12 and 16 seconds: four more at 4.5 s each, as fit began at 0 and the fourth was seen at 18
+    assert left == "0:00:16 to the end"
+    assert lines[-1].endswith("0:00:00 to the end")
+
+
+def test_a_terminal_without_blocks_gets_no_curve():
+    class Plain(io.StringIO):
+        encoding = "ascii"
+
+    progress = Progress("lines", Console(file=Plain()))
+    progress.on_fit_begin(small_fit := SimpleNamespace(memory=None, checkpoints=None, epochs=1, epoch=1, batch=1))
+    small_fit.loader, small_fit.totals = [1, 2], SimpleNamespace(count=4, read=lambda: {"loss": 1.0, "accuracy": 0.5})
+    progress.steps, progress.read, progress.counted, progress.summed = 1, progress.began, 0, 0.0
+    line = progress._figures(small_fit, progress.began + 2.0)
+    assert line == "loss 1.0000  acc 0.5000  2 images/s  0:00:02 to the end"
 
 
 def test_a_bar_where_there_is_no_terminal():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,9 @@ def read_labels(y: Any, known: Sequence[str] | None) -> Labels:
     Raises:
         DataError: for anything else, or a name that is not known.
     """
-    y = to_numpy(y)
+    given, y = y, to_numpy(y)
+    if y.ndim == 0:
+        raise DataError(f"labels must be an array (N,), one for each image; received {_described(given)}.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.dtype == object and y.ndim == 1 and all(isinstance(label, str) for label in y):
@@ -148,6 +150,8 @@ def dataset_of(data: Any, y: Any, known: Sequence[str] | None) -> Dataset:
         data, y = data
     labels = read_labels(y, known)
     images = as_images(data)
+    if images.ndim not in (3, 4):
+        raise DataError(f"images must have shape (N, C, H, W) or (N, H, W); received shape {images.shape}.")
     if len(images) != len(labels.values):
         raise DataError(
             f"there must be one label per image: received {len(images)} images and {len(labels.values)} labels."
@@ -182,8 +186,12 @@ def as_images(x: Any, shape: Shape | None = None) -> np.ndarray:
     """
     try:
         images = to_numpy(x)
+    except DataError:  # an array of another library that cannot be shared
+        raise
     except ValueError:  # NumPy refuses a list of arrays that differ in shape
         images = np.empty(0, object)
+    if images.ndim == 0:
+        raise DataError(f"images must be an array (N, C, H, W); received {_described(x)}.")
     if images.dtype.kind not in "biuf":
         raise DataError(
             "images must form one array (N, C, H, W): these differ in shape or are no numbers. Resize them first."
@@ -191,6 +199,16 @@ def as_images(x: Any, shape: Shape | None = None) -> np.ndarray:
     if shape is not None and (images.shape == shape or (shape[0] == 1 and images.shape == shape[1:])):
         return images.reshape(1, *shape)
     return images
+
+
+def _described(value: Any) -> str:
+    """Say what a value is that NumPy makes no array of, and what to do."""
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"a {kind}. Give its values as arrays"
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return f"a {kind}, which has no length or order. Give list(...) of it"
+    return f"{value!r}"[:80]
 
 
 def image_options(dataset: Any, shape: Shape) -> dict[str, Any] | None:
