@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .errors import ArgumentError, DeviceError
+from .errors import ArgumentError, DataError, DeviceError
 
 __all__ = [
     "Array",
     "Device",
     "Uploader",
     "array_module",
+    "as_array",
     "device_of",
     "erf",
     "for_chunks",
@@ -109,6 +110,31 @@ def _mixed(arrays: Sequence[Array | None], named: dict[str, Array | None]) -> De
         f"all arrays must be on one device; received {', '.join(places)}. "
         "Move arrays with xpcnn.to_device(array, device) and networks with net.to(device)."
     )
+
+
+def as_array(x: Any) -> Any:
+    """Return an array of another library as a NumPy or CuPy array of the same memory.
+
+    Args:
+        x: whatever has DLPack (torch, JAX), `__cuda_array_interface__`, `__array_interface__` or `__array__`, the last
+            of which may copy. NumPy and CuPy arrays, and what is no array (None, a list), are returned as they are.
+
+    Raises:
+        DataError: if it cannot be shared: a torch tensor that requires grad or is sparse, bfloat16, another device.
+    """
+    if isinstance(x, np.ndarray) or _is_cupy(x):
+        return x
+    try:
+        if hasattr(x, "__dlpack_device__"):  # whose kind 2 is CUDA
+            return (_cupy() if x.__dlpack_device__()[0] == 2 else np).from_dlpack(x)
+        if hasattr(x, "__cuda_array_interface__"):
+            return _cupy().asarray(x)
+        return np.asarray(x) if hasattr(x, "__array_interface__") or hasattr(x, "__array__") else x
+    except Exception as error:  # each library raises its own
+        raise DataError(
+            f"cannot use this {type(x).__name__} ({error}): give x.detach() if it requires grad, x.to_dense() if it is "
+            "sparse, x.float() or x.astype('float32') if bfloat16, x.cpu() or jax.device_get(x) if out of CuPy's reach."
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -221,7 +247,7 @@ def to_device(array: Array, device: str | Device) -> Array:
 
 def to_numpy(array: Array) -> np.ndarray:
     """Return the array in host memory, itself if it is already there (waits for a GPU)."""
-    return _cupy().asnumpy(array) if _is_cupy(array) else np.asarray(array)
+    return _cupy().asnumpy(found) if _is_cupy(found := as_array(array)) else np.asarray(found)
 
 
 def synchronize(device: str | Device) -> None:

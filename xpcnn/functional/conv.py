@@ -51,7 +51,7 @@ def conv2d(
     """Convolve images in the usual layout (cross-correlation, as everywhere in deep learning).
 
     Args:
-        x: images (N, C, H, W), NumPy or CuPy.
+        x: images (N, C, H, W): NumPy, CuPy, or any array with DLPack, such as torch's.
         weight: kernels (O, C/groups, KH, KW).
         bias: one number per output channel (O,), or None.
         stride: int or (vertical, horizontal).
@@ -62,6 +62,7 @@ def conv2d(
     Returns:
         (N, O, OH, OW), OH = floor((H + padding - dilation*(KH-1) - 1) / stride) + 1.
     """
+    x, weight, bias = (backend.as_array(array) for array in (x, weight, bias))
     array_module(x=x, weight=weight, bias=bias)
     if x.ndim != 4 or weight.ndim != 4 or groups < 1 or x.shape[1] != weight.shape[1] * groups:
         raise ShapeError(

@@ -189,7 +189,8 @@ def _join(path: str, name: str) -> str:
 
 
 def batch_last(x: Array) -> Array:
-    """Turn (N, ...) into contiguous (..., N), the layout inside networks."""
+    """Turn (N, ...), of any array library, into contiguous (..., N), the layout inside networks."""
+    x = backend.as_array(x)
     return array_module(x).ascontiguousarray(array_module(x).moveaxis(x, 0, -1))
 
 
@@ -260,9 +261,10 @@ class Layer:
 
     def __call__(self, x: Array) -> Array:
         """Return the outputs (N, ...) for inputs (N, ...), cast to the network's dtype, in inference mode."""
+        x = batch_last(x)
         dtype = next((entry.data.dtype for _, entry in self._entries()), x.dtype if x.dtype.kind == "f" else "float32")
         with backend.single_threaded_blas():
-            y, _ = self.forward(batch_last(x).astype(dtype, copy=False), False)
+            y, _ = self.forward(x.astype(dtype, copy=False), False)
         return array_module(y).moveaxis(y, -1, 0)
 
     def children(self) -> Iterator[tuple[str, Layer]]:
