@@ -135,6 +135,8 @@ def test_images_must_be_finite(value):
         ([0, 1, 1], None, "one label per image: received 2 images and 3 labels"),
         ([0, -1], None, r"labels must lie in 0\.\.K-1; received -1 at index 1"),
         ([2, 0], ["a", "b"], r"labels must lie in 0\.\.1; received 2 at index 0"),
+        ([7, 10**12], None, r"class numbers 0\.\.K-1; received 1000000000000 at index 1\. .* np\.unique\(labels, ret"),
+        (np.array([0, 2**64 - 1], np.uint64), None, r"received 18446744073709551615 at index 1"),
     ],
 )
 def test_wrong_labels(labels, classes, text):

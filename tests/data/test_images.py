@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import threading
 import zipfile
@@ -194,6 +195,37 @@ def test_broken_bytes_never_raise_anything_else(tmp_path, rng):
         assert message.startswith(str(path))
 
 
+def test_a_header_that_asks_for_memory(tmp_path):
+    """Boxes of JPEG 2000 have a length, which Pillow would read in one piece."""
+    box = struct.pack(">I4s", 1, b"jp2h") + struct.pack(">Q", 2**45)
+    content = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + box
+    (tmp_path / "a.jp2").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.jp2: (is not an image|cannot be)"):
+        image_from_file(tmp_path / "a.jp2")
+
+
+def test_folders_pipes_and_devices_are_no_images(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    places = [tmp_path / "x.png"]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+        (tmp_path / "endless.png").symlink_to("/dev/zero")
+        places += [tmp_path / "pipe.png", tmp_path / "endless.png"]
+    for path in places:
+        with pytest.raises(DataError, match=rf"{path.name}: is not a file \(but a folder, pipe or device\)"):
+            image_from_file(path)
+
+
+def test_animations_give_their_first_frame(tmp_path, grey):
+    first, second = Image.fromarray(grey), Image.fromarray(255 - grey)
+    for suffix, options in (("gif", {}), ("png", {}), ("webp", {"lossless": True})):
+        path = tmp_path / f"a.{suffix}"
+        first.save(path, save_all=True, append_images=[second, second], duration=50, **options)
+        with Image.open(path) as file:
+            assert file.n_frames > 1
+        np.testing.assert_array_equal(image_from_file(path)[0], grey)
+
+
 def test_postscript_is_not_run(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
@@ -336,6 +368,43 @@ def test_broken_files_can_be_skipped(animals, cache):
     assert d.labels.tolist() == [0] * 4 + [1] * 2
     assert d.take(np.arange(6))[:, 0, 0, 0].tolist() == [30, 40, 60, 70, 10, 20]
     assert ImageFolder(animals / "..", 5, on_error="skip", classes=["animals"]).skipped == 2
+
+
+def test_folders_called_like_images_links_and_loops(animals, grey):
+    """Images may lie in a folder called x.png; links to files are followed, those to folders inside a class are not."""
+    (animals / "cat" / "x.png").mkdir()
+    inside = saved(animals / "cat" / "x.png" / "inside.png", grey)
+    (animals / "cat" / "loop").symlink_to(animals, target_is_directory=True)
+    (animals / "cat" / "itself.png").symlink_to(animals / "cat" / "itself.png")
+    (animals / "cat" / "nowhere.png").symlink_to(animals / "nowhere.png")
+    (animals / "cat" / "linked.png").symlink_to(inside)
+    (animals / "around").symlink_to(animals / "around")  # no folder, so no class
+    d = ImageFolder(animals, (6, 4))
+    assert d.classes == ["cat", "dog"]
+    names = [path.name for path in d.files]
+    assert names == [*(f"{i}.png" for i in range(5)), "itself.png", "linked.png", "nowhere.png", "inside.png"] + [
+        f"{i}.png" for i in range(3)
+    ]
+    np.testing.assert_array_equal(d[6][0][0], grey)
+    with pytest.raises(DataError, match=r"nowhere\.png: cannot be read \(No such file or directory\)"):
+        d[7]
+    with pytest.raises(DataError, match=r"itself\.png: cannot be read"):
+        d[5]
+    whole = ImageFolder(animals, (6, 4), on_error="skip")
+    assert (len(whole), whole.skipped) == (10, 2)
+
+
+def test_very_many_files(animals):
+    many = animals / "cat" / "many"
+    many.mkdir()
+    for i in range(20_000):
+        os.close(os.open(many / f"{i}.png", os.O_CREAT | os.O_WRONLY))
+    d = ImageFolder(animals, 5)
+    assert len(d) == 20_008
+    with pytest.raises(DataError, match=r"many/\d+\.png: is not an image"):
+        d.take(np.arange(20))
+    small = ImageFolder(animals, 5, on_error="skip")
+    assert (len(small), small.skipped) == (8, 20_000)
 
 
 def test_a_class_of_broken_files_only(animals):

@@ -11,6 +11,7 @@ import runpy
 import struct
 import threading
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -223,6 +224,11 @@ GOOD = idx_bytes(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
         (GOOD[:10], r"is truncated: shorter than the 2 bytes of data that its header \(2,\) says"),
         (GOOD + b"x", "is longer than the 24 bytes"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "is truncated: shorter than the 79228162458924105385300197375 bytes"),
+        (
+            b"\0\0\x08\x03" + b"\xff" * 8 + b"\0" * 4,
+            r"has a shape \(4294967295, 4294967295, 0\) that no array can have",
+        ),
+        (b"\0\0\x08\x41" + b"\0" * 260, r"has a shape \(0, 0, .*\) that no array can have"),
         (gzip.compress(GOOD, mtime=0)[:-12], "is truncated or broken"),
         (gzip.compress(GOOD, mtime=0)[:10] + b"\x07" * 20, "is truncated or broken"),
         (gzip.compress(GOOD, mtime=0)[:-8] + b"\0" * 8, "is truncated or broken"),
@@ -352,7 +358,7 @@ def test_cifar10_with_broken_files(tmp_path, cifar_images):
         with pytest.raises(FileFormatError, match=rf"_3\.bin: .*records of 3073 bytes; has {len(broken)} bytes"):
             cifar10(tmp_path)
     path.write_bytes(bytes([10]) + content[1:])
-    with pytest.raises(DataError, match=r"labels must lie in 0\.\.9; received 10 at index 20"):
+    with pytest.raises(FileFormatError, match=r"_3\.bin: labels must lie in 0\.\.9; received 10 in record 0\."):
         cifar10(tmp_path)
     write_cifar(tmp_path, images, labels, NAMES[:9])
     with pytest.raises(FileFormatError, match=r"batches\.meta\.txt: must name 10 classes; names 9"):
@@ -432,6 +438,60 @@ def test_broken_npz_files(tmp_path, x):
             from_npz(tmp_path / "bad.npz")
     with pytest.raises(DataError, match=r"none\.npz: cannot be read \(No such file or directory\)"):
         from_npz(tmp_path / "none.npz")
+
+
+def npy(shape, dtype, content=b"", version=1):
+    """The header of an .npy file that may lie, and whatever follows it."""
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2 * version, "little") + text + content
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "text"),
+    [
+        ((2**40, 5, 5), "<f8", r"x\.npy of [\d,]+ bytes claims to be \(1099511627776, 5, 5\) float64"),
+        ((100,), "<U99999999", r"x\.npy of [\d,]+ bytes claims to be \(100,\) <U99999999"),
+        ((2**40,), "|S0", "the elements of x.npy have no bytes"),
+        ("(4, 5, ", "<f8", "EOF|parse|header"),  # NumPy's reader raises TokenError, which is no ValueError
+    ],
+)
+def test_npz_headers_that_lie(tmp_path, version, shape, dtype, text):
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.writestr("x.npy", npy(shape, dtype, bytes(64), version))
+        archive.writestr("readme.txt", "no array")
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileFormatError, match=rf"lie\.npz: is not a readable \.npz file.*({text})"):
+            from_npz(tmp_path / "lie.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_npz_members_that_claim_too_much(tmp_path, x):
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=[0] * 6)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    entry = content.index(b"PK\x01\x02")  # of the central directory, which has the size at byte 24
+    content[entry + 24 : entry + 28] = (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"a\.npz: is not a readable .*x\.npy claims 2,147,483,647 bytes"):
+        from_npz(tmp_path / "a.npz")
+
+
+def test_npz_with_text_that_is_none(tmp_path, x):
+    """Code points beyond Unicode's last one, on which NumPy raises SystemError."""
+    names = np.array([0x7FFFFFFF, 65], np.uint32).view("<U1")
+    np.savez(tmp_path / "a.npz", x=x, y=[0, 1] * 3, classes=names)
+    with pytest.raises(FileFormatError, match=r"a\.npz: is not a readable \.npz file"):
+        from_npz(tmp_path / "a.npz")
+
+
+def test_npz_may_hold_other_things_too(tmp_path, x):
+    np.savez(tmp_path / "a.npz", x=x, y=[0, 1] * 3)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("readme.txt", "about these images")
+    assert len(from_npz(tmp_path / "a.npz")[0]) == 6
 
 
 def test_npz_with_real_digits(real_data):

@@ -182,6 +182,14 @@ def test_safetensors_of_somebody_else(tmp_path):
         formats.read(path)
 
 
+def test_metadata_that_are_null(tmp_path):
+    header = b'{"__metadata__":null,"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert list(formats.read_weights(tmp_path / "a.safetensors")) == ["w"]
+    with pytest.raises(FileFormatError, match=r"a\.safetensors is a safetensors file without the \"xpcnn\" entry"):
+        formats.read(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("text", ["{", "", "[" * 100_000])
 def test_header_that_is_not_json(tmp_path, text):
     path = tmp_path / "m.safetensors"

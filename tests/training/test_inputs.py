@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import readonly, to_numpy
-from toys import CLASSES, quarters
+from toys import CLASSES, quarters, small_classifier
 
-from xpcnn import ArrayDataset, DataError
+from xpcnn import ArgumentError, ArrayDataset, DataError, DeviceError
 from xpcnn.data import Loader, split
+from xpcnn.training.callbacks import NonFiniteError
 from xpcnn.training.inputs import Entrance, as_images, dataset_of, is_dataset, loader_of, named, numbers, read_labels
 
 # --- the entrance -----------------------------------------------------------------------------------------------
@@ -153,6 +154,230 @@ def test_a_single_image_becomes_a_batch():
     assert as_images(X[0, 0], (1, 5, 5)).shape == (1, 1, 5, 5)
     assert as_images(X[:, 0], (1, 5, 5)).shape == (4, 5, 5)
     assert as_images(X, (1, 5, 5)).shape == X.shape
+
+
+# --- every message, from the verbs that people call ------------------------------------------------------------
+
+IMAGES, LABELS = quarters(12)
+FLOATS = (IMAGES / 255).astype(np.float32)
+
+
+def spoiled(value, dtype="float32"):
+    images = FLOATS.astype(dtype)
+    images[3, 0, 2, 1] = value
+    return images
+
+
+class Own:
+    """A data set of somebody's own, whose images are as told."""
+
+    labels, classes, shape = LABELS, CLASSES, (1, 8, 8)
+
+    def __init__(self, change=lambda image: image, **attributes):
+        self.change = change
+        vars(self).update(attributes)
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, index):
+        return self.change(IMAGES[index]), int(LABELS[index])
+
+
+class Table:
+    """As pandas's frames and series: an array by `__array__`, with other methods around it."""
+
+    def __init__(self, values):
+        self.values = values
+        self.shape = values.shape
+        self.iloc = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+FINITE = "images must be finite; image 3 contains NaN or infinity, or a number too large for float32. Leave such images"
+INTEGERS = r"labels must be integers; received dtype {}. Convert them with labels\.astype\(int\)"
+PIXELS = r"must be uint8 \(0\.\.255\) or floats; received dtype {}\. Use x\.astype\(np\.uint8\) if .* else x\.astype"
+NO_ARRAY = r"images must be an array \(N, C, H, W\); received {}"
+NO_LABELS = r"labels must be an array \(N,\), one for each image; received {}"
+
+# what is given to fit -> what is said
+FIT = {
+    "NaN": ((spoiled(np.nan), LABELS), FINITE),
+    "infinity": ((spoiled(-np.inf), LABELS), FINITE),
+    "beyond float32": ((spoiled(1e300, "float64"), LABELS), FINITE),
+    "bool images": ((IMAGES > 9, LABELS), PIXELS.format("bool")),
+    "int images": ((IMAGES.astype(int), LABELS), PIXELS.format("int64")),
+    "int8 images": ((IMAGES.astype(np.int8), LABELS), PIXELS.format("int8")),
+    "complex images": ((FLOATS * 1j, LABELS), r"images must form one array \(N, C, H, W\)"),
+    "nested lists of ints": ((IMAGES.tolist(), LABELS.tolist()), PIXELS.format("int64")),
+    "no images": ((IMAGES[:0], LABELS[:0]), "a data set needs at least one image; received none"),
+    "a single number": ((1.5, LABELS), NO_ARRAY.format("1.5")),
+    "nothing": ((None, LABELS), NO_ARRAY.format("None")),
+    "a generator": (((i for i in IMAGES), LABELS), NO_ARRAY.format(r"a generator, .* Give list\(\.\.\.\) of it")),
+    "a dict": (({0: IMAGES}, LABELS), NO_ARRAY.format(r"a dict\. Give its values as arrays")),
+    "one axis": ((IMAGES.ravel(), LABELS), r"must have shape \(N, C, H, W\) or \(N, H, W\); received shape \(768,\)"),
+    "two axes": ((IMAGES[0, 0], LABELS), r"or \(N, H, W\); received shape \(8, 8\)"),
+    "five axes": ((IMAGES[None], LABELS), r"or \(N, H, W\); received shape \(1, 12, 1, 8, 8\)"),
+    "a table of pixels": ((Table(IMAGES.reshape(12, 64)), LABELS), r"or \(N, H, W\); received shape \(12, 64\)"),
+    "images and labels swapped": ((LABELS, IMAGES), r"or \(N, H, W\); received shape \(12,\)"),
+    "channels last": ((np.zeros((12, 8, 8, 3)), LABELS), r"looks like \(N, H, W, C\)\. Use x\.transpose\(0, 3, 1, 2\)"),
+    "fewer labels": ((IMAGES, LABELS[:5]), "one label per image: received 12 images and 5 labels"),
+    "labels out of range": ((IMAGES, LABELS + 5), r"must lie in 0\.\.2, as the network has 3 outputs; received 7"),
+    "negative labels": ((IMAGES, LABELS - 1), r"labels must lie in 0\.\.K-1; received -1 at index 0"),
+    "huge labels": ((IMAGES, LABELS * 10**12), r"received 2000000000000 at index 2\. .*return_inverse=True\)\[1\]"),
+    "float labels": ((IMAGES, LABELS * 1.0), INTEGERS.format("float64")),
+    "NaN as a label": (
+        (IMAGES, np.where(LABELS == 1, np.nan, LABELS)),
+        r"labels must be integers; received nan at index 1\.",
+    ),
+    "complex labels": ((IMAGES, LABELS * 1j), INTEGERS.format("complex128")),
+    "dates as labels": ((IMAGES, LABELS.astype("M8[D]")), INTEGERS.format(r"datetime64\[D\]")),
+    "bytes as labels": ((IMAGES, [b"a", b"b"] * 6), r"received dtype \|S1\. Convert them with np\.unique\(labels, "),
+    "objects as labels": (
+        (IMAGES, np.array([None] * 12)),
+        INTEGERS.format("object") + r", or labels\.astype\(str\) if",
+    ),
+    "names and numbers": ((IMAGES, np.array(["a", 1] * 6, object)), INTEGERS.format("object")),
+    "unknown soft labels": ((IMAGES, np.ones((12, 3))), r"rows of probabilities that sum to 1; received \(12, 3\)"),
+    "one number as labels": ((IMAGES, 3), NO_LABELS.format("3")),
+    "a generator of labels": ((IMAGES, (int(t) for t in LABELS)), NO_LABELS.format(r"a generator, .* Give list")),
+    "a set of labels": ((IMAGES, {0, 1}), NO_LABELS.format(r"a set, which has no length or order\. Give list")),
+    "a dict of labels": ((IMAGES, {0: 1}), NO_LABELS.format("a dict. Give its values as arrays")),
+    "one class": ((IMAGES, LABELS * 0), "all 12 training images are of class 0: nothing can be learned from that"),
+    "no labels": ((IMAGES,), r"labels are missing: give images and labels as \(x, y\), .*received ndarray"),
+    "pairs": (([*zip(IMAGES, LABELS, strict=True)],), "labels are missing: .*received list"),
+    "a generator of pairs": ((zip(IMAGES, LABELS, strict=True),), "labels are missing: .*received zip"),
+    "the name of a folder": (("images",), "labels are missing: .*received str"),
+    "own data set, ints": ((Own(lambda x: x.astype(int)),), "or floats; the data set gives int64. Use image.astype"),
+    "own data set, no channel": ((Own(lambda x: x[0]),), r"have shape \(1, 8, 8\); it gives \(8, 8\) for sample \d+\."),
+    "own data set, other size": (
+        (Own(lambda x: x[:, :5]),),
+        r"have shape \(1, 8, 8\); it gives \(1, 5, 8\) for sample",
+    ),
+    "own data set, labels": (
+        (Own(labels=LABELS + 4),),
+        r"must lie in 0\.\.2, as the network has 3 outputs; received 6",
+    ),
+    "own data set, fewer labels": ((Own(labels=LABELS[:5]),), "received 12 images and 5 labels"),
+}
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_what_fit_says(name):
+    data, message = FIT[name]
+    with pytest.raises(DataError, match=message):
+        small_classifier().fit(*data, epochs=1, verbose=False)
+
+
+# options of fit -> what is said
+OPTIONS = {
+    "batch of none": ({"batch_size": 0}, ArgumentError, "batch_size must be an int of at least 1; received 0"),
+    "batch of a fraction": ({"batch_size": 2.5}, ArgumentError, "an int of at least 1; received 2.5"),
+    "batch larger than the data": (
+        {"batch_size": 99, "drop_last": True},
+        DataError,
+        r"batch_size 99 with drop_last=True leaves no batch of 12 images\. Lower batch_size",
+    ),
+    "validation of other size": (
+        {"validation": (IMAGES[:, :, :5], LABELS)},
+        DataError,
+        r"the network takes images of shape \(1, 8, 8\); received \(1, 5, 8\)",
+    ),
+    "validation of other classes": (
+        {"validation": (IMAGES, LABELS + 1)},
+        DataError,
+        r"labels must lie in 0\.\.2; received 3 at index 2",
+    ),
+    "validation without labels": ({"validation": IMAGES}, DataError, "labels are missing"),
+    "validation of all": ({"validation": 1.0}, ArgumentError, "fraction must lie between 0 and 1"),
+    "a transform that gives ints": (
+        {"augment": lambda image, rng: image.astype(int)},
+        DataError,
+        r"or floats; the transform gives int64\. Use image\.astype\(np\.uint8\)",
+    ),
+    "a transform that gives NaN": (
+        {"augment": lambda image, rng: image * np.float32("nan")},
+        NonFiniteError,
+        "in epoch 1, in batch 1. .*the images of this batch are not finite .*check the data, the transforms",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_fit_says_of_options(name):
+    options, error, message = OPTIONS[name]
+    with pytest.raises(error, match=message):
+        small_classifier().fit(IMAGES, LABELS, epochs=1, verbose=False, **options)
+
+
+def test_what_a_data_set_of_ones_own_hides_is_found_in_training():
+    dataset = Own(lambda image: image * np.float32("inf"))
+    with np.errstate(invalid="ignore"), pytest.raises(NonFiniteError, match="the images of this batch are not finite"):
+        small_classifier().fit(dataset, epochs=1, verbose=False)
+
+
+# what is given to predict -> what is said
+PREDICT = {
+    "NaN": (spoiled(np.nan), FINITE),
+    "other channels": (np.repeat(IMAGES, 3, 1), r"takes images of shape \(1, 8, 8\); received \(3, 8, 8\)"),
+    "other size": (IMAGES[:, :, :5], r"takes images of shape \(1, 8, 8\); received \(1, 5, 8\)"),
+    "bool": (IMAGES > 5, PIXELS.format("bool")),
+    "none": (IMAGES[:0], "a data set needs at least one image; received none"),
+    "an empty list": ([], "predict needs at least one image; received an empty list"),
+    "nothing": (None, NO_ARRAY.format("None")),
+    "a generator": ((image for image in IMAGES), NO_ARRAY.format("a generator")),
+    "labels too": ((IMAGES, LABELS), r"images must form one array \(N, C, H, W\)"),
+    "no file": ("nothing.png", r"nothing\.png: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", PREDICT)
+def test_what_predict_says(name):
+    images, message = PREDICT[name]
+    model = small_classifier()
+    model.build((1, 8, 8))
+    with pytest.raises(DataError, match=message):
+        model.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (FLOATS.astype(np.float16), LABELS),
+        (FLOATS.astype(np.float64), LABELS),
+        (list(IMAGES), LABELS.tolist()),
+        (FLOATS[:, 0].tolist(), list(LABELS)),
+        (IMAGES, LABELS.astype(np.uint8)),
+        (IMAGES, LABELS > 0),
+        (IMAGES, np.minimum(LABELS, 1)),  # a class without images
+        (IMAGES, Table(LABELS)),
+        (IMAGES, Table(LABELS[:, None])),
+        (IMAGES, Table(np.array(CLASSES, object)[LABELS])),
+        (Table(IMAGES), LABELS),
+    ],
+    ids=[
+        *("float16", "float64", "lists", "nested lists", "uint8 labels", "bool labels", "an empty class"),
+        *("a series", "a column", "a series of names", "images in a table"),
+    ],
+)
+def test_what_fit_takes(x, y):
+    """Also batches larger than the data: they are then as large as the data."""
+    history = small_classifier().fit(x, y, epochs=1, batch_size=99, verbose=False)
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_arrays_of_the_other_device_are_taken(xp):
+    model = small_classifier()
+    model.fit(xp.asarray(IMAGES), xp.asarray(LABELS), epochs=1, verbose=False)
+    assert model.predict(xp.asarray(FLOATS)).shape == (12,)
+    if xp is not np:
+        with pytest.raises(DeviceError, match="to_device"):
+            model.net(xp.asarray(FLOATS))
 
 
 # --- data sets --------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from ..errors import ArgumentError, DataError
 
 __all__ = ["ArrayDataset", "Dataset", "Subset", "mean_std", "split"]
 
+MOST_CLASSES = 1_000_000  # where nothing but the labels says how many there are
+
 
 class Dataset(Protocol):
     """What the loader and the classifier ask of a data set."""
@@ -103,14 +105,24 @@ def check_labels(labels: Any, count: int, classes: int | None) -> np.ndarray:
         )
     if y.ndim != 1:
         raise DataError(f"labels must have shape (N,); received shape {y.shape}. Use labels.reshape(-1).")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        bad = int(np.argmin(np.isfinite(y)))
+        raise DataError(f"labels must be integers; received {y[bad]} at index {bad}. Leave such images out.")
     if not np.issubdtype(y.dtype, np.integer):
-        advice = "np.unique(labels, return_inverse=True)" if y.dtype.kind in "USO" else "labels.astype(int)"
+        names = y.dtype.kind in "US"
+        advice = "np.unique(labels, return_inverse=True)[1]" if names else "labels.astype(int)"
+        advice += ", or labels.astype(str) if they are names" if y.dtype == object else ""
         raise DataError(f"labels must be integers; received dtype {y.dtype}. Convert them with {advice}.")
     if len(y) != count:
         raise DataError(f"there must be one label per image: received {count} images and {len(y)} labels.")
     if count == 0:
         raise DataError("a data set needs at least one image; received none.")
     low, high = int(y.min()), int(y.max())
+    if classes is None and high >= MOST_CLASSES:
+        raise DataError(
+            f"labels must be class numbers 0..K-1; received {high} at index {int(np.argmax(y))}. "
+            "If they are numbers of something else, use np.unique(labels, return_inverse=True)[1]."
+        )
     if low < 0 or (classes is not None and high >= classes):
         wrong, upper = (low, "K-1") if low < 0 else (high, str((classes or 0) - 1))
         raise DataError(f"labels must lie in 0..{upper}; received {wrong} at index {int(np.argmax(y == wrong))}.")
@@ -122,7 +134,8 @@ class ArrayDataset(TakingDataset):
 
     Args:
         x: (N, C, H, W), or (N, H, W) for one channel; uint8 in 0..255, or floats, which are kept as float32. An array
-            on a GPU is copied to host memory, from where the loader sends batches.
+            on a GPU is copied to host memory, from where the loader sends batches. Arrays of other libraries (torch,
+            JAX) are taken too; uint8 and float32 in host memory are not copied.
         y: integer class numbers (N,).
         classes: the K class names; the numbers 0..max(y) if not given.
 
@@ -150,10 +163,14 @@ class ArrayDataset(TakingDataset):
                     f"images must be uint8 (0..255) or floats; received dtype {images.dtype}. "
                     "Use x.astype(np.uint8) if the values are 0..255, else x.astype(np.float32)."
                 )
-            images = images.astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):
+                images = images.astype(np.float32, copy=False)
             if not np.isfinite(images).all():
                 bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
-                raise DataError(f"images must be finite; image {bad} contains NaN or infinity.")
+                raise DataError(
+                    f"images must be finite; image {bad} contains NaN or infinity, or a number too large for float32. "
+                    "Leave such images out, or use np.nan_to_num(x)."
+                )
         self.labels = check_labels(y, len(images), None if classes is None else len(classes))
         names = range(int(self.labels.max()) + 1) if classes is None else classes
         self.classes = [str(name) for name in names]
@@ -229,17 +246,28 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
     return Subset(dataset, chosen)
 
 
-def split(dataset: Dataset, fraction: float, seed: int = 0, stratified: bool = True) -> tuple[Subset, Subset]:
+def split(
+    dataset: Dataset,
+    fraction: float,
+    seed: int = 0,
+    stratified: bool = True,
+    groups: Sequence[Any] | np.ndarray | None = None,
+) -> tuple[Subset, Subset]:
     """Split into (train, held_out), `fraction` of the samples being held out.
 
     Args:
         dataset: any data set.
-        fraction: between 0 and 1; the held-out part has round(fraction * N) samples.
+        fraction: between 0 and 1; the held-out part has round(fraction * N) samples, or about so many with groups.
         seed: the same seed gives the same split.
         stratified: keep the class proportions in both parts.
+        groups: (N,) numbers or names: samples of one group come to the same side. Every class that has two
+            groups or more keeps samples on both sides where that can be done.
 
-    Samples of one source (slices of one patient, frames of one film) end up on both sides, which flatters the held-out
-    result; split such data by source instead, with `Subset`.
+    Samples of one source (slices of one patient, frames of one film) end up on both sides without `groups`, which
+    flatters the held-out result. `inspect` notices that and finds clusters of near-duplicates.
+
+    Raises:
+        DataError: if there is not one group for each sample, or only one group.
     """
     count = round(fraction * len(dataset)) if 0 < fraction < 1 else 0
     if not 0 < count < len(dataset):
@@ -247,11 +275,56 @@ def split(dataset: Dataset, fraction: float, seed: int = 0, stratified: bool = T
             f"fraction must lie between 0 and 1 and leave both parts at least one of {len(dataset)} samples; "
             f"received {fraction}."
         )
+    if groups is not None:
+        labels = np.asarray(dataset.labels) if stratified else np.zeros(len(dataset), np.int64)
+        held = _held_groups(labels, groups, fraction, seed)
+        return Subset(dataset, np.flatnonzero(~held)), Subset(dataset, np.flatnonzero(held))
     if stratified:
         order = stratified_order(dataset.labels, seed)
     else:
         order = backend.generator(seed, "split").permutation(len(dataset))
     return Subset(dataset, np.sort(order[count:])), Subset(dataset, np.sort(order[:count]))
+
+
+def _held_groups(labels: np.ndarray, groups: Sequence[Any] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return which samples (N,) are held out, bool.
+
+    Groups come in random order, and each is taken if that brings the classes closer to their shares. Those that would
+    hold out too many samples in all wait until the others have been asked.
+    """
+    if len(groups) != len(labels):
+        raise DataError(f"there must be one group per sample: received {len(labels)} samples and {len(groups)} groups.")
+    numbers: dict[Any, int] = {}
+    of = np.array([numbers.setdefault(g, len(numbers)) for g in np.asarray(groups).tolist()])
+    if len(numbers) < 2:
+        raise DataError("all samples are of one group, which cannot be split.")
+    members = np.zeros((len(numbers), int(labels.max()) + 1))
+    np.add.at(members, (of, labels), 1)
+    total = members.sum(axis=0)
+    wanted, scale = fraction * total, np.maximum(total, 1)
+
+    def off(held: np.ndarray) -> float:
+        return float((((held - wanted) / scale) ** 2).sum())
+
+    order = backend.generator(seed, "groups").permutation(len(numbers))
+    held, taken = np.zeros_like(total), np.zeros(len(numbers), bool)
+    for most in (wanted.sum() + 0.5, np.inf):
+        for g in order:
+            after = held + members[g]
+            emptied = (after == total) & (members[g] > 0)
+            if not taken[g] and not emptied.any() and after.sum() <= most and off(after) < off(held):
+                held, taken[g] = after, True
+    for label in np.flatnonzero(total):  # a class of which no group was small enough is tested all the same
+        possible = [
+            g for g in order if members[g, label] and not ((held + members[g] == total) & (members[g] > 0)).any()
+        ]
+        if not held[label] and possible:
+            best = min(possible, key=lambda g: off(held + members[g]))
+            held, taken[best] = held + members[best], True
+    if not taken.any():
+        taken[min(order, key=lambda g: off(members[g]))] = True
+    chosen: np.ndarray = taken[of]
+    return chosen
 
 
 def mean_std(dataset: Dataset, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -72,7 +74,7 @@ def image_from_file(
         f"{printable(path)}: has more than {limit} pixels. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
     )
     try:
-        with Image.open(path, formats=_formats()[0]) as file:
+        with Image.open(_content(path), formats=_formats()[0]) as file:
             if limit and file.width * file.height > limit:
                 raise too_large
             if target:
@@ -93,6 +95,16 @@ def image_from_file(
     except Exception as error:  # decoders of broken files raise whatever they stumble over
         raise DataError(f"{printable(path)}: cannot be decoded ({type(error).__name__}: {error}).") from error
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _content(path: str | os.PathLike[str]) -> io.BytesIO:
+    """Return the bytes of a file: Pillow takes memory for what a header asks for if it reads from the file itself."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DataError(
+            f"{printable(path)}: is not a file (but a folder, pipe or device)."
+        )  # a pipe would be waited for
+    with open(path, "rb") as file:
+        return io.BytesIO(file.read())
 
 
 def _convert(image: Image.Image, mode: str, where: str) -> Image.Image:

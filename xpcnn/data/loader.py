@@ -146,11 +146,22 @@ class Loader:
         """Return one batch in host memory."""
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
         x, t = gather(self.dataset, chosen), self.labels[chosen]
+        if x.shape[1:] != tuple(self.dataset.shape):
+            raise DataError(
+                f"the data set says that its images have shape {tuple(self.dataset.shape)}; it gives {x.shape[1:]} for "
+                f"sample {chosen[0]}. Images are (C, H, W), all of one size."
+            )
         if self._per_image:
             x = stack([self._augment(image, epoch, int(i)) for image, i in zip(x, chosen, strict=True)], chosen)
         random = backend.generator(self.seed, "batch", epoch, number) if self._per_batch else None
         for transform in self._per_batch:
             x, t = transform(x, t, random)
+        if x.dtype != np.uint8 and x.dtype.kind != "f":
+            who = "the data set gives" if not (self._per_image or self._per_batch) else "the transform gives"
+            raise DataError(
+                f"images must be uint8 (0..255, divided by 255 in the network) or floats; {who} {x.dtype}. "
+                "Use image.astype(np.uint8) or image.astype(np.float32)."
+            )
         return x, t
 
     def _augment(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import urllib.request
 import zipfile
@@ -129,7 +130,10 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         raise FileFormatError(
             f"{where}: is {problem} than the {size} bytes of data that its header {shape} says. Get the file again."
         )
-    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # no elements, but axes that are too long or too many for NumPy
+        raise FileFormatError(f"{where}: has a shape {shape} that no array can have ({error}).") from None
 
 
 def _idx_file(folder: Path, part: str, kind: str) -> Path | None:
@@ -194,7 +198,7 @@ def cifar10(folder: str | os.PathLike[str]) -> tuple[ArrayDataset, ArrayDataset]
 
     Raises:
         DataError: if a file is missing. The "python version" is pickled, and pickles are never loaded.
-        FileFormatError: if a file is not a whole number of records.
+        FileFormatError: if a file is not a whole number of records, or a label is none.
     """
     base = Path(folder)
     if (base / "cifar-10-batches-bin").is_dir():
@@ -218,7 +222,11 @@ def _cifar_records(path: Path) -> np.ndarray:
             f"{printable(path)}: must be a whole number of records of {CIFAR_RECORD} bytes; has {records.size} bytes. "
             "Get the file again."
         )
-    return records.reshape(-1, CIFAR_RECORD)
+    rows = records.reshape(-1, CIFAR_RECORD)
+    if (wrong := np.flatnonzero(rows[:, 0] > 9)).size:
+        k = int(wrong[0])
+        raise FileFormatError(f"{printable(path)}: labels must lie in 0..9; received {rows[k, 0]} in record {k}.")
+    return rows
 
 
 def _cifar_set(base: Path, records: np.ndarray, classes: list[str]) -> ArrayDataset:
@@ -228,11 +236,32 @@ def _cifar_set(base: Path, records: np.ndarray, classes: list[str]) -> ArrayData
 # --- npz --------------------------------------------------------------------------------------------------------
 
 
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    """Refuse members that claim a size they cannot have, before NumPy takes memory for them."""
+    for member in archive.infolist():
+        if member.file_size > DEFLATE_RATIO * member.compress_size:
+            raise ValueError(f"{member.filename[:80]} claims {member.file_size:,} bytes")
+        with archive.open(member) as file:
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                continue  # no array
+            new = file.read(2) != b"\x01\x00"  # later versions only have longer headers
+            read = np.lib.format.read_array_header_2_0 if new else np.lib.format.read_array_header_1_0
+            shape, _, dtype = read(file)
+        if not dtype.itemsize:
+            raise ValueError(f"the elements of {member.filename[:80]} have no bytes")  # so there may be any number
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename[:80]} of {member.file_size:,} bytes claims to be {shape} {dtype}")
+
+
 def from_npz(path: str | os.PathLike[str]) -> tuple[ArrayDataset, ArrayDataset | None]:
     """Read an .npz file as (train, test or None).
 
     Keys: x_train and y_train, optionally x_test and y_test; or x and y. `classes` (strings) is optional. Arrays are as
     `ArrayDataset` takes them. Pickled content is refused.
+
+    Raises:
+        FileFormatError: naming the file, if it is no .npz file of plain arrays, or claims to hold more than it can.
+        DataError: if there is no such file, or the arrays are no data set.
     """
     where = printable(path)
     try:
@@ -240,12 +269,16 @@ def from_npz(path: str | os.PathLike[str]) -> tuple[ArrayDataset, ArrayDataset |
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds a single array without a name")
-            arrays = {key: loaded[key] for key in loaded}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise FileFormatError(f"{where}: is not a readable .npz file of plain arrays ({error}).") from error
+            _check_sizes(loaded.zip)
+            members = {key: loaded[key] for key in loaded}
+            arrays = {key: array for key, array in members.items() if isinstance(array, np.ndarray)}
+            classes = [str(name) for name in arrays["classes"].ravel()] if "classes" in arrays else None
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror or error}).") from error
-    classes = [str(name) for name in arrays["classes"].ravel()] if "classes" in arrays else None
+    except Exception as error:  # zipfile, zlib and NumPy's reader of headers raise whatever they stumble over
+        raise FileFormatError(
+            f"{where}: is not a readable .npz file of plain arrays ({str(error)[:200] or type(error).__name__})."
+        ) from error
     x, y = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
     if x not in arrays or y not in arrays:
         keys = ", ".join(sorted(arrays)) or "none"

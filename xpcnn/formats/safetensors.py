@@ -95,7 +95,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
             with safetensors.safe_open(path, framework="numpy") as file:  # checks every offset
                 (length,) = struct.unpack("<Q", raw.read(8))
                 header = parse(raw.read(length).decode(), path)  # checks that no name occurs twice
-                metadata = header.pop("__metadata__", {})
+                metadata = header.pop("__metadata__", None) or {}
                 tensors = {}
                 for name, entry in header.items():
                     half = entry["dtype"] == "BF16"  # which NumPy lacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..backend import Array, Device, single_threaded_blas, to_device, to_numpy
 from ..data import ArrayDataset, Dataset, mean_std, split
+from ..data.leakage import leak_warning
 from ..errors import ArgumentError, DataError, ShapeError
 from ..functional.activation import softmax_forward
 from ..functional.loss import mse_loss, softmax_cross_entropy
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from ..inspection.summary import Summary
 
 __all__ = ["Classifier"]
+
+log = logging.getLogger("xpcnn")
 
 LOSSES = ("softmax_cross_entropy", "mse")
 _swapping = threading.RLock()  # while a moving average is in the place of the weights
@@ -247,6 +251,7 @@ class Classifier:
         drop_last: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         every: int | str = "epoch",
+        check_leak: bool = True,
     ) -> History:
         """Train the network. Called again it goes on, with the next epoch number.
 
@@ -285,6 +290,8 @@ class Classifier:
                 another one, remove it or name another. The last checkpoint holds the end: the same call then returns at
                 once.
             every: write a checkpoint every so many batches, or after each "epoch".
+            check_leak: before the first epoch, warn once if the validation data look leaked, by a sample of both sides
+                (xpcnn.data.inspect looks at all); it takes a second or two at most and never fails.
 
         Returns:
             The history of all epochs so far: lists epoch, loss, accuracy, val_loss, val_accuracy, lr, seconds.
@@ -306,6 +313,8 @@ class Classifier:
                 raise ArgumentError(f"{name} must be an int of at least 1; received {value!r}.")
         keeper = None if checkpoint is None else Checkpoints(checkpoint, every)
         train, held_out = self._training_data(data, y, validation)
+        if check_leak and held_out is not None and not self.history.epochs and (leak := leak_warning(train, held_out)):
+            log.warning("xpcnn: %s", leak)
         loader = loader_of(
             train,
             batch_size,
