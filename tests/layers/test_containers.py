@@ -411,9 +411,7 @@ def test_dropouts_of_one_net_draw_different_masks():
 
 def test_recompute_refuses_auxiliary_heads():
     net = Sequential(Recompute(Sequential(Conv2d(2, 3), AuxiliaryHead(Flatten()))))
-    with pytest.raises(
-        ShapeError, match=r"a body without AuxiliaryHead in Recompute; received one with it"
-    ):
+    with pytest.raises(ShapeError, match=r"a body without AuxiliaryHead in Recompute; received one with it"):
         net.build((1, 5, 5))
 
 
