@@ -5,7 +5,7 @@ usage() {
 usage: bash ci/demo.sh [FOLDER]
 
 Makes a virtual environment (.venv-demo), trains a small CNN on the 10,000 real MNIST digits that come with xpcnn, and
-leaves the model, its history and pictures of the curves and of the learnt filters in FOLDER (default runs/demo).
+leaves the model, its history and a picture of what it has learned, gallery.png, in FOLDER (default runs/demo).
 
   PYTHON=...   the Python to use
 EOF
@@ -22,15 +22,15 @@ make_venv .venv-demo -e ".[viz]"
 .venv-demo/bin/xpcnn train mnist --model lenet --epochs 8 --batch-size 100 --optimizer adam --lr 3e-3 \
   --schedule onecycle --augment light --workers 2 --seed 0 --out "$out"
 
+.venv-demo/bin/python ci/gallery.py "$out"
+
 .venv-demo/bin/python - "$out" "$SECONDS" <<'EOF'
 import json, pathlib, sys
 
 folder = pathlib.Path(sys.argv[1])
-result = json.loads((folder / "run.json").read_text())["result"]["last"]
+result = json.loads((folder / "run.json").read_text())["result"]["best"]
 print(f"""
 accuracy on 1,000 digits it has not seen: {100 * result["val_accuracy"]:.1f} %
-model:    {folder / "model.safetensors"}    try: .venv-demo/bin/xpcnn predict {folder / "model.safetensors"} IMAGE...
-curves:   {folder / "curves.png"}
-filters:  {folder / "filters.png"}
-ci/demo.sh: done in {sys.argv[2]} s""")
+model:    {folder / "best.safetensors"}    try: .venv-demo/bin/xpcnn predict {folder / "best.safetensors"} IMAGE...
+ci/demo.sh: done in {sys.argv[2]} s; see {folder / "gallery.png"}""")
 EOF

@@ -2,24 +2,26 @@
 # All checks, on a machine with nothing but Python 3.10+ (and g++ for the CuPy half): bash ci/test.sh
 usage() {
   cat <<'EOF'
-usage: bash ci/test.sh [--slow] [--outside] [--without-cupy] [-- PYTEST ARGUMENTS]
+usage: bash ci/test.sh [--slow] [--outside] [--browser] [--without-cupy] [-- PYTEST ARGUMENTS]
 
 Makes a virtual environment (.venv-test) and runs: ruff, mypy, the tests on NumPy with their coverage, the built wheel,
 the tests on CuPy with a simulated GPU (ci/cudasim), and training steps with that GPU as late as it may be.
 
   --slow           also the tests marked slow
   --outside        also compare with PyTorch and ONNX Runtime, which are installed into .venv-outside
+  --browser        also open the HTML report in a headless Chromium, which must be there (and chromedriver)
   --without-cupy   leave the CuPy half out (no g++, or not x86-64 Linux)
   -- ARGUMENTS     go to every run of pytest, for example -- -k conv -x; coverage is then not measured
   PYTHON=...       the Python to use; XPCNN_HYPOTHESIS=dev|ci|intense sets how many cases hypothesis tries
 EOF
 }
 
-slow="not slow and " cupy=yes outside=no
+slow="not slow and " cupy=yes outside=no browser=no
 while [ $# -gt 0 ]; do
   case $1 in
     --slow) slow="" ;;
     --outside) outside=yes ;;
+    --browser) browser=yes ;;
     --without-cupy) cupy=no ;;
     -h | --help) usage && exit 0 ;;
     --) shift && break ;;
@@ -57,10 +59,10 @@ python=.venv-test/bin/python
 export CUPY_CACHE_DIR="$PWD/.cache/cupy"
 simulator=ci/cudasim/with-cuda-sim
 tests() { # MARKERS OPTIONS...
-  "$python" -m pytest -m "$1 ${slow}not outside" "${skips[@]}" "${@:2}"
+  "$python" -m pytest -m "$1 ${slow}not outside and not browser" "${skips[@]}" "${@:2}"
 }
 simulated() { "$simulator" "$python" "$@"; }
-tests_on_simulator() { simulated -m pytest -m "$1 ${slow}not outside" --backend cupy "${skips[@]}" "${@:2}"; }
+tests_on_simulator() { simulated -m pytest -m "$1 ${slow}not outside and not browser" --backend cupy "${skips[@]}" "${@:2}"; }
 late() { CUDASIM_ASYNC=1 tests_on_simulator "$@"; }
 
 step lint "$python" -m ruff check . || true
@@ -71,6 +73,7 @@ else
   echo "types: not checked here, since the annotations of this old NumPy lack what mypy --strict needs (2.3 or newer)"
 fi
 step wheel "$python" ci/check_wheel.py || true
+step docs env NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet --site-dir .cache/site || true
 if [ $cupy = yes ]; then
   if step cudasim ci/cudasim/build.sh "$PWD/$python"; then
     step "cudasim self-test" simulated ci/cudasim/selftest.py || true
@@ -83,6 +86,9 @@ fi
 if [ $outside = yes ]; then
   make_venv .venv-outside -e ".[dev]" torch==2.13.0 onnxruntime
   step "outside judges" .venv-outside/bin/python -m pytest -m "${slow}outside" --backend numpy tests/outside "$@" || true
+fi
+if [ $browser = yes ]; then
+  step browser "$python" -m pytest -m browser --backend numpy tests/browser || true
 fi
 # last, since the closing line of this run says most
 step NumPy tests "" --backend numpy "${coverage[@]}" "$@" || true

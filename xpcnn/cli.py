@@ -27,7 +27,8 @@ from rich.console import Console
 from . import formats, inspection, optim, zoo
 from . import schedule as schedules
 from .backend import Device, generator, threads
-from .data import Dataset, RandomAffine, open_dataset, split
+from .data import DataReport, Dataset, ImageFolder, RandomAffine, Subset, groups_by, open_dataset, split, write_split
+from .data import inspect as inspect_data
 from .data.datasets import limited
 from .errors import ArgumentError, DataError, FileFormatError, MissingExtraError, StateDictError, XpcnnError
 from .files import atomic_write, locked, remove_leftovers
@@ -342,6 +343,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder, if there is one.")
     ] = False,
+    leak_check: Annotated[
+        bool, typer.Option("--leak-check/--no-leak-check", help="Warn if the held-out images look leaked.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> int:
     """Train a network and leave everything about it in a folder.
@@ -435,6 +439,7 @@ def train(
                 verbose=False if quiet else "auto",
                 checkpoint=checkpoints if resume or checkpoint_every else None,
                 every=every,
+                check_leak=leak_check,
             )
         except SystemExit:  # SIGTERM leaves no time for pictures
             say(GO_ON)
@@ -784,7 +789,7 @@ def report(
 
     It holds the curves and the learning rate, the confusion matrix and the accuracy per class, the most confident
     mistakes, what the network looks at, filters before and after, feature maps, layers with their cost, all settings,
-    and whether the split leaks. Needs Jinja2 and matplotlib: pip install "xpcnn[report]".
+    and whether the split leaks. Needs Jinja2 and matplotlib: pip install "xpcnn\\[report]".
     """
     settings = inspection.compare([run]).runs[0].settings
     try:
@@ -836,6 +841,83 @@ def convert(
 
 
 # --- inspect ----------------------------------------------------------------------------------------------------
+
+
+@app.command("data")
+def examine_data(
+    data: DataPath,
+    against: Annotated[
+        str | None, typer.Option(metavar="DATA", help="The held-out data; by default the test part of DATA.")
+    ] = None,
+    split_off: Annotated[
+        float | None, typer.Option("--split", metavar="FRACTION", help="Hold out so much, and write both parts to OUT.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="With --split: what of CLASS/FILE names the source, such as '(patient\\d+)'; its images stay on one "
+            "side. Without it clusters of near-duplicates do.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --split: a new folder for train/ and test/.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw pairs that are too much alike: FILE.png.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Examine images before training: counts, sizes, broken files, duplicates, and whether the split leaks.
+
+    Ends with exit code 1 if files are broken, equal images have different classes or a split leaks. --split writes
+    OUT/train and OUT/test, which share no source, the list OUT/split.csv, and judges them: ready for xpcnn train OUT.
+    """
+    if (split_off is None) != (out is None) or (group_by is not None and split_off is None):
+        raise ArgumentError("--split FRACTION and --out FOLDER belong together, and --group-by to them.")
+    if data != "mnist" and not Path(data).exists():
+        raise ArgumentError(f'{data} does not exist; expected a folder, an .npz file or the word "mnist".')
+    opened, brought = open_dataset(data, 16)
+    if split_off is not None and (brought is not None or not isinstance(opened, ImageFolder)):
+        raise ArgumentError(
+            f"--split takes a folder with one sub-folder of images per class and no test part; {data} is none. "
+            "For arrays there is xpcnn.data.split(dataset, fraction, groups=...)."
+        )
+    found = inspect_data(opened, brought if against is None else against)
+    lines = []
+    if picture is not None:
+        lines.append(f"{picture}: {len(found.pairs)} pairs" if found.picture(picture) else "no pairs to draw")
+    if split_off is not None and out is not None and isinstance(opened, ImageFolder):
+        lines += _write_split(opened, found, split_off, group_by, seed, out)
+    if as_json:
+        _print(json.dumps(_no_nan(found.as_dict()), indent=2))
+    else:
+        _print(found)
+        for line in lines:
+            _print(line)
+    return 0 if found.ok or split_off is not None else 1
+
+
+def _write_split(
+    folder: ImageFolder, found: DataReport, fraction: float, group_by: str | None, seed: int, out: Path
+) -> list[str]:
+    """Write a split that keeps groups together; return lines that say how good it is."""
+    names = [file.relative_to(folder.path).as_posix() for file in found.files]
+    groups = found.clusters.tolist() if group_by is None else groups_by(names, group_by)
+    good = set(found.files)
+    whole = Subset(folder, [i for i, file in enumerate(folder.files) if file in good])
+    train, held_out = split(whole, fraction, seed, groups=groups)
+    for label, name in enumerate(folder.classes):
+        if not ((train.labels == label).any() and (held_out.labels == label).any()):
+            raise DataError(
+                f"the images of class {name!r} are of too few groups to be on both sides. Use smaller groups, or leave "
+                "the class out."
+            )
+    chosen = np.isin(np.arange(len(whole)), held_out.indices)
+    write_split(out, found.files, names, groups, chosen)
+    after = inspect_data(*(ImageFolder(out / part, 16, classes=folder.classes) for part in ("train", "test")))
+    kind = "clusters of near-duplicates" if group_by is None else "groups"
+    return [
+        f"{out}: {len(train):,} images in train/, {len(held_out):,} in test/, {len(set(groups)):,} {kind}",
+        f"{out}: {after.verdict[-1]}",
+    ]
 
 
 @app.command()

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from .datasets import ArrayDataset, Dataset, Subset, mean_std, split
+from .doctor import DataReport, inspect
+from .grouping import groups_by, write_split
 from .images import ImageFolder, image_from_file
 from .loader import Loader
 from .sources import MNIST_SHA256, MNIST_URL, cifar10, from_npz, idx, mnist, open_dataset, read_idx
@@ -29,6 +31,7 @@ __all__ = [
     "BrightnessContrast",
     "Compose",
     "Cutout",
+    "DataReport",
     "Dataset",
     "ImageFolder",
     "Loader",
@@ -42,11 +45,14 @@ __all__ = [
     "Subset",
     "cifar10",
     "from_npz",
+    "groups_by",
     "idx",
     "image_from_file",
+    "inspect",
     "mean_std",
     "mnist",
     "open_dataset",
     "read_idx",
     "split",
+    "write_split",
 ]

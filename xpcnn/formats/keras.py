@@ -15,8 +15,8 @@ Three things a network that takes these weights has to do like Keras, and no fil
 
 * Keras flattens (H, W, C) where xpcnn flattens (C, H, W): give the weight of a dense layer that follows `Flatten`
   to `permute_dense`. After global average pooling, or where H = W = 1, nothing needs to be done.
-* With stride 2, Keras's padding="same" pads more on the right and below: padding=(0, 1, 0, 1) for 3x3 kernels and
-  even sizes.
+* With stride 2, Keras's padding="same" pads more on the right and below, as ours does: (0, 1, 0, 1) for 3x3 kernels
+  and even sizes. Torch's padding=1 is something else.
 * Keras's batch norm has eps=1e-3 by default.
 """
 
