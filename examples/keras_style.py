@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--augment", action="store_true", help="turn, move and slant the training digits a little")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--limit", type=int, default=1000, help="train on that many images; of data without a test part, test on as many")
+    parser.add_argument(
+        "--limit", type=int, default=1000, help="train on so many images; and test, if there is no test part"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda:0, ... or auto")
     options = parser.parse_args(arguments)
     train, test = open_dataset(options.data, limit=options.limit)

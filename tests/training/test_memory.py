@@ -187,9 +187,10 @@ def test_half_the_bytes_in_half_precision(xp):
 def test_scratch_memory_counts_for_every_thread():
     net, shape = built("keras_style")
     probe = Probe(net, shape)
-    first, again = probe.measure(16), probe.measure(16)
-    assert first.kept == again.kept
-    assert again.working == pytest.approx(first.working, rel=WITHIN)
+    pieces = [probe.measure(16) for _ in range(6)]
+    assert len({piece.kept for piece in pieces}) == 1
+    first, again = (max(piece.working for piece in half) for half in (pieces[:3], pieces[3:]))  # threads meet by chance
+    assert again == pytest.approx(first, rel=WITHIN)
 
 
 def test_batches_that_wait():
