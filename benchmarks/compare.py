@@ -141,16 +141,7 @@ def main():
     from xpcnn.inspection.bench import WORKLOADS
     from xpcnn.inspection.doctor import versions
 
-    titles = {
-        "torch ms": 10,
-        "xpcnn ms": 10,
-        "ratio": 7,
-        "spread": 14,
-        "best": 7,
-        "of peak": 9,
-        "MB": 12,
-        "launches": 10,
-    }
+    titles = {"torch ms": 10, "xpcnn ms": 10, "ratio": 7, "spread": 14, "best": 7, "of peak": 9, "MB": 12}
     print(f"{'workload':20}" + "".join(f"{title:>{width}}" for title, width in titles.items()) + "  launches  copies")
     launches = json.loads(LAUNCHES.read_text()) if LAUNCHES.exists() else {}
     results = []
