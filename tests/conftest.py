@@ -254,3 +254,17 @@ settings.register_profile("dev", max_examples=40 // _share, derandomize=True, **
 settings.register_profile("ci", max_examples=60 // _share, derandomize=True, print_blob=True, **_quiet)
 settings.register_profile("intense", max_examples=2000 // _share, **_quiet)
 settings.load_profile(os.environ.get("XPCNN_HYPOTHESIS", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line; return (exit code, stdout, stderr)."""
+    from xpcnn import cli
+
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call

@@ -33,18 +33,6 @@ def _quiet_logging(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """Run the command line; return (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
 def refused(run):
     """Run a command line that must fail: one line on stderr, no traceback."""
 

@@ -9,29 +9,11 @@ import pytest
 from PIL import Image
 from toys import CLASSES, quarters, small_classifier
 
-from xpcnn import ArgumentError, FileFormatError, cli
-from xpcnn.cli import main
+from xpcnn import ArgumentError, FileFormatError
 from xpcnn.inspection import compare
 from xpcnn.training import History
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _quiet_logging(monkeypatch):
-    monkeypatch.setattr(cli.logging, "basicConfig", lambda **_: None)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line; return (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def folder_of(path, losses, stopped=None, **settings):
