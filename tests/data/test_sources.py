@@ -500,9 +500,20 @@ def test_npz_with_real_digits(real_data):
     assert np.bincount(test.labels).tolist() == [200] * 10
 
 
-def test_npz_with_channels_last_says_how_to_turn_it(real_data):
-    with pytest.raises(DataError, match=r"cifar10_small\.npz \(x_train, y_train\): .*Use x\.transpose\(0, 3, 1, 2\)"):
-        from_npz(real_data("cifar10_small.npz"))
+def test_npz_with_real_pictures(real_data):
+    train, test = from_npz(real_data("cifar10_small.npz"))
+    assert (len(train), len(test), train.shape) == (4000, 1000, (3, 32, 32))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_npz_with_channels_last_is_turned(tmp_path, rng, channels):
+    x = rng.integers(0, 256, (6, 5, 7, channels), dtype=np.uint8)
+    np.savez(tmp_path / "last.npz", x=x, y=[0, 1] * 3)
+    np.savez(tmp_path / "first.npz", x=x.transpose(0, 3, 1, 2), y=[0, 1] * 3)
+    for name in ("last.npz", "first.npz"):
+        dataset, _ = from_npz(tmp_path / name)
+        assert dataset.shape == (channels, 5, 7)
+        np.testing.assert_array_equal(dataset[4][0], x[4].transpose(2, 0, 1))
 
 
 # --- whatever it is ---------------------------------------------------------------------------------------------

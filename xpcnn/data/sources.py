@@ -172,7 +172,10 @@ def idx(folder: str | os.PathLike[str], classes: Sequence[str] | None = None) ->
 
 
 def _named(where: str, x: np.ndarray, y: np.ndarray, classes: Sequence[str] | None) -> ArrayDataset:
-    """Make a data set whose error says where the arrays come from."""
+    """Make a data set whose error says where the arrays come from; channels are brought first."""
+    few = (1, 3, 4)
+    if x.ndim == 4 and x.shape[3] in few and x.shape[1] not in few:
+        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     try:
         return ArrayDataset(x, y, classes)
     except (DataError, ShapeError) as error:
@@ -257,7 +260,7 @@ def from_npz(path: str | os.PathLike[str]) -> tuple[ArrayDataset, ArrayDataset |
     """Read an .npz file as (train, test or None).
 
     Keys: x_train and y_train, optionally x_test and y_test; or x and y. `classes` (strings) is optional. Arrays are as
-    `ArrayDataset` takes them. Pickled content is refused.
+    `ArrayDataset` takes them, or (N, H, W, C) with C of 1, 3 or 4. Pickled content is refused.
 
     Raises:
         FileFormatError: naming the file, if it is no .npz file of plain arrays, or claims to hold more than it can.
