@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Device, generator, to_device, to_numpy
+from ..backend import Array, Device, generator, single_threaded_blas, to_device, to_numpy
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
 from .table import Table
@@ -84,6 +84,7 @@ class CrosscheckReport:
         return str(self.table())
 
 
+@single_threaded_blas()
 def crosscheck(
     net: Layer, x: Array, t: Array | None = None, *, device: str = "cuda:0", seed: int = 0
 ) -> CrosscheckReport:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module, generator, to_numpy
+from ..backend import Array, array_module, generator, single_threaded_blas, to_numpy
 from ..errors import ArgumentError
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
@@ -117,6 +117,7 @@ class GradientReport:
         return str(self.table())
 
 
+@single_threaded_blas()  # some thousand small products: BLAS threads would mostly wait for each other
 def gradcheck(
     net: Layer,
     x: Array,
