@@ -146,6 +146,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
             axes.plot(history["epoch"], history[name], colour, linestyle="--", linewidth=1)
         axes.set(xlabel="epoch", ylabel=f"{name} (dashed: training)")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if name == "loss":  # after a few steps, validation by young running statistics may be far off
+            axes.set_ylim(0.0, 1.5 * max((max(r["history"]["loss"], default=1.0) for r in results), default=1.0))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=90)
