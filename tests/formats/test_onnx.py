@@ -27,7 +27,10 @@ from xpcnn.formats.onnx import Graph, load, save
 from xpcnn.formats.onnx.graph import constant
 from xpcnn.formats.onnx.load import read
 from xpcnn.formats.onnx.ops import OPS
+from xpcnn.functional.loss import mse_loss
+from xpcnn.inspection import occlusion
 from xpcnn.layers import config, from_config
+from xpcnn.training.metrics import one_hot
 
 STEP = Step(seed=3, number=7)
 
@@ -650,6 +653,24 @@ def test_the_softmax_at_the_end_can_be_left_out(tmp_path):
         assert_close(whole(x), softmax, "forward", "float32")
         with pytest.raises(ArgumentError, match=r"ends with Softmax, .*an ONNX file: onnx.load\(path, logits=True\)"):
             Classifier(whole)
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+def test_a_softmax_at_the_end_is_not_applied_twice(tmp_path, opset):
+    nodes = [N("Conv", ["x", "w"], ["c"]), N("GlobalAveragePool", ["c"], ["g"]), N("Flatten", ["g"], ["f"]),
+             N("Softmax", ["f"], ["y"], axis=1)]  # fmt: skip
+    model = model_of(nodes, {"w": normal(0, 3, 2, 3, 3, dtype="float32")}, ("N", 2, 6, 6), opset)
+    whole, logits = network_of(model, tmp_path), network_of(model, tmp_path, logits=True)
+    x = normal(1, 2, 2, 6, 6, dtype="float32")
+    ours = Classifier(whole, loss=lambda y, t: mse_loss(y, one_hot(t, 3).T), device="cpu")
+    ours.build((2, 6, 6))
+    ours.save(tmp_path / "model.safetensors")
+    read = xpcnn.load(tmp_path / "model.safetensors", "cpu")  # a loss of one's own has no name in the file
+    theirs = Classifier(logits, device="cpu")
+    theirs.build((2, 6, 6))
+    for classifier in (ours, read):
+        assert_close(classifier.predict_proba(x), theirs.predict_proba(x), "forward", "float32")
+        assert_close(occlusion(classifier, x).maps, occlusion(theirs, x).maps, "forward", "float32")
 
 
 def test_what_is_trained_and_what_it_is_called(tmp_path):

@@ -25,7 +25,7 @@ from ..errors import ArgumentError, ShapeError
 from ..formats.onnx.graph import Graph, Node
 from ..formats.onnx.ops import Op, inner
 from ..functional.activation import softmax_forward
-from ..layers import Conv2d, Layer, Softmax, Step, batch_last
+from ..layers import Conv2d, Layer, Step, batch_last
 from ..layers.containers import as_written
 from ..training import Classifier
 from ..training.inputs import Entrance, as_images, named, numbers, read_files
@@ -232,8 +232,7 @@ class _Subject:
         """Return (N, K)."""
         scores, _ = self.net.forward(x, False)
         self._check(scores)
-        done = isinstance(self.net.leaves()[-1][1], Softmax)
-        found: np.ndarray = to_numpy(scores if done else softmax_forward(scores)).T
+        found: np.ndarray = to_numpy(scores if self.net.gives_probabilities else softmax_forward(scores)).T
         return found
 
     def classes(self, target: Any, scores: np.ndarray) -> np.ndarray:

@@ -215,7 +215,6 @@ class Layer:
     """Base class. A layer defines `setup`, `forward`, `backward`, and `macs` if it multiplies."""
 
     input_shape: Shape | None = None  # what the network was built for
-    gives_probabilities = False  # whether the outputs are those of a softmax
     applies_relu = False  # whether forward takes relu=True, which does the work of a ReLU that follows
 
     # --- what a layer's author writes ---------------------------------------------------------------------------
@@ -338,10 +337,13 @@ class Layer:
     @property
     def has_trainable(self) -> bool:
         """Whether anything in here is trained: where not, backward need not come by."""
-        for value in vars(self).values():  # asked of every layer in every step: no walk, no names
-            if value.trainable if isinstance(value, Parameter) else isinstance(value, Layer) and value.has_trainable:
-                return True
-        return False
+        return any(parameter.trainable for parameter in self._all_parameters())
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the outputs are those of a softmax: that is the last layer's to say."""
+        last = self.leaves()[-1][1]
+        return last is not self and last.gives_probabilities
 
     @property
     def device(self) -> Device:
@@ -457,6 +459,7 @@ class Layer:
         return Flat(self.parameters())
 
     def _all_parameters(self) -> Iterator[Parameter]:
+        """Yield every parameter, perhaps twice, without names: cheap enough to ask in every step."""
         for value in vars(self).values():
             if isinstance(value, Parameter):
                 yield value

@@ -29,7 +29,7 @@ from ..backend import Device, to_numpy
 from ..data.images import check_size
 from ..errors import FileFormatError, StateDictError
 from ..init import InitLike
-from ..layers import Layer, Softmax
+from ..layers import Layer
 from ..layers.base import Buffer, Builder, Parameter, Shape, config, from_config
 from .classifier import LOSSES, Classifier
 from .resume import KIND
@@ -99,7 +99,7 @@ def _restore(meta: dict[str, Any], tensors: dict[str, np.ndarray], device: str |
         net.load_state_dict(tensors)
     loss = meta.get("loss")
     if loss not in LOSSES:
-        loss = "mse" if isinstance(net.leaves()[-1][1], Softmax) else "softmax_cross_entropy"
+        loss = "mse" if net.gives_probabilities else "softmax_cross_entropy"
     mean, std = meta.get("mean"), meta.get("std")
     normalize = None if mean is None and std is None else (mean, std)
     classifier = Classifier(net, meta["classes"], loss=loss, device=device, normalize=normalize, dtype=meta["dtype"])

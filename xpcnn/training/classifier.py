@@ -120,7 +120,7 @@ class Classifier:
             raise ArgumentError(
                 f"loss must be {' or '.join(map(repr, LOSSES))}, or a function; received {self.loss!r}."
             )
-        if self.loss == "softmax_cross_entropy" and self._ends_with_softmax:
+        if self.loss == "softmax_cross_entropy" and self.net.gives_probabilities:
             raise ArgumentError(
                 'the network ends with Softmax, but loss="softmax_cross_entropy" applies softmax itself. '
                 "Leave the last layer out (an ONNX file: onnx.load(path, logits=True)): predict_proba gives "
@@ -135,10 +135,6 @@ class Classifier:
         pair = isinstance(self.normalize, (tuple, list)) and len(self.normalize) == 2
         if not (self.normalize is None or pair or (isinstance(self.normalize, str) and self.normalize == "data")):
             raise ArgumentError(f'normalize must be None, "data" or a pair (mean, std); received {self.normalize!r}.')
-
-    @property
-    def _ends_with_softmax(self) -> bool:
-        return self.net.leaves()[-1][1].gives_probabilities
 
     # --- getting ready ------------------------------------------------------------------------------------------
 
@@ -527,7 +523,7 @@ class Classifier:
         with self._arithmetic(), self.averaged() as net:
             for images, _ in loader:
                 outputs = net.forward(self._entrance(images), False)[0].astype(net.dtype, copy=False)
-                results.append(outputs if self._ends_with_softmax else softmax_forward(outputs))
+                results.append(outputs if self.net.gives_probabilities else softmax_forward(outputs))
             probabilities: np.ndarray = to_numpy(net.xp.concatenate(results, axis=1).T)
         return probabilities
 

@@ -100,7 +100,6 @@ class Graph(Layer):
         self._path = ""
         self._macs = 0
         self._check()
-        self.gives_probabilities = [n.op for n in self.parsed if n.op not in ("Reshape", "Shape")][-1:] == ["Softmax"]
         for name, _ in (*self.trained, *self.fixed):
             if not name or name.startswith("_") or hasattr(self, name):
                 raise ArgumentError(f"a graph cannot have a parameter named {name!r}: the name is taken.")
@@ -154,6 +153,11 @@ class Graph(Layer):
             if any(needs) and node.row.backward is not None:
                 alive.update(node.outputs)
         return result
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """See Layer."""
+        return [node.op for node in self.parsed if node.op not in ("Reshape", "Shape")][-1:] == ["Softmax"]
 
     def _check_ends(self) -> None:
         if len(self.inputs) != 1 or len(self.outputs) != 1:
