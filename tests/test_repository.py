@@ -19,11 +19,13 @@ PACKAGE = ROOT / "xpcnn"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW_LAYERS = {"errors", "version", "files", "backend", "functional", "init"}
-BELOW_TRAINING = BELOW_LAYERS | {"layers", "optim", "schedule", "data"}
+BELOW_TRAINING = BELOW_LAYERS | {"layers", "optim", "schedule", "data", "table", "figures"}
 MAY_IMPORT = {
     "errors": set(),
     "version": set(),
     "files": {"errors"},
+    "table": set(),
+    "figures": {"errors", "files"},
     "backend": {"errors", "files"},
     "functional": {"errors", "backend"},
     "init": {"errors", "backend"},

@@ -33,8 +33,8 @@ from .data.datasets import limited
 from .errors import ArgumentError, DataError, FileFormatError, MissingExtraError, StateDictError, XpcnnError
 from .files import atomic_write, locked, remove_leftovers
 from .inspection.doctor import versions
-from .inspection.table import Table
 from .layers import Layer
+from .table import Table
 from .training import Callback, Classifier, CSVLog, EarlyStopping, Fit, History, SaveBest, load, load_pretrained
 from .training.inputs import named
 from .training.lr_find import lr_find

@@ -8,8 +8,8 @@ import pytest
 from xpcnn import SGD, BatchNorm1d, Classifier, zoo
 from xpcnn.errors import ArgumentError
 from xpcnn.inspection import summary
-from xpcnn.inspection.table import Table, quantity
 from xpcnn.layers import AuxiliaryHead, BatchNorm2d, Conv2d, Dense, Flatten, Layer, ReLU, Residual, Sequential
+from xpcnn.table import Table, quantity
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ from ..layers import (
     batch_last,
 )
 from ..optim import SGD, Adagrad, Adam, Optimizer
+from ..table import Table, quantity
 from ..zoo import keras_style, lenet, mri, simple_convnet
 from .summary import summary
-from .table import Table, quantity
 
 __all__ = ["WORKLOADS", "BenchReport", "BenchRow", "Workload", "bench", "runner", "sgemm_peak"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, FileFormatError
+from ..table import Table
 from ..training import History
 from ..training.history import better_is_lower
-from .table import Table
 from .visualize import plot_runs, read_history
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from ..backend import Array, Device, generator, single_threaded_blas, to_device, to_numpy
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
-from .table import Table
+from ..table import Table
 from .trace import Visit, trace
 
 __all__ = ["CrosscheckReport", "CrosscheckRow", "crosscheck"]

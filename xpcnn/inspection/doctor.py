@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_info
 from ..backend import Device, generator, gpu_problem, memory_info, synchronize, threads, to_device, to_numpy
 from ..errors import XpcnnError
 from ..functional.conv import conv2d
+from ..table import Table, quantity
 from ..version import __version__
-from .table import Table, quantity
 
 __all__ = ["DeviceCheck", "Diagnosis", "doctor", "versions"]
 

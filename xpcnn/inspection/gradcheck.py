@@ -19,7 +19,7 @@ from ..backend import Array, array_module, generator, single_threaded_blas, to_n
 from ..errors import ArgumentError
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
-from .table import Table
+from ..table import Table
 
 __all__ = ["GradientReport", "GradientRow", "gradcheck", "numerical_gradient"]
 

@@ -16,9 +16,9 @@ from ..backend import Array, Device, generator
 from ..functional.loss import softmax_cross_entropy
 from ..layers import Layer, Step, batch_last
 from ..optim import SGD, Optimizer
+from ..table import Table, quantity
 from ..training import Callback, Fit
 from ..training.memory import memory_of
-from .table import Table, quantity
 from .trace import Backward, Forward, shadowed
 
 __all__ = ["LayerTime", "LayerTimes", "Profile", "profile", "watch_time"]

@@ -23,15 +23,16 @@ from ..data import Dataset, Subset
 from ..data.datasets import gather
 from ..data.leakage import leak_warning
 from ..errors import ArgumentError, MissingExtraError, XpcnnError
+from ..figures import new_figure
 from ..files import atomic_write
 from ..formats import read_weights
 from ..layers import Layer, config, from_config
+from ..table import quantity
 from ..training import Classifier, History, Report, load, load_pretrained
 from .attribution import Attribution, activations, grad_cam
 from .compare import compare
 from .summary import Summary
-from .table import quantity
-from .visualize import _figure, _find, _picture, plot_activations, plot_confusion, plot_filters
+from .visualize import find_convolution, plot_activations, plot_confusion, plot_filters, scaled_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -227,7 +228,7 @@ def _thumbnail(picture: Image.Image, side: int | None) -> str:
 
 def _pixels(image: np.ndarray) -> np.ndarray:
     """Return an image (C, H, W) as (H, W) or (H, W, 3) from 0 to 1."""
-    return _picture(image if len(image) in (1, 3) else image.mean(axis=0, keepdims=True))
+    return scaled_picture(image if len(image) in (1, 3) else image.mean(axis=0, keepdims=True))
 
 
 # --- what is on the page ----------------------------------------------------------------------------------------
@@ -250,8 +251,7 @@ def _facts(history: History, scores: Report, classifier: Classifier, model: str,
 
 def _chart(history: History, column: str) -> Picture:
     label = "learning rate" if column == "lr" else column
-    figure = _figure("drawing curves")
-    figure.set_size_inches(4.2, 2.8)
+    figure = new_figure("drawing curves", 4.2, 2.8)
     axes = figure.subplots()
     words = []
     for key, name in ((column, "" if column == "lr" else "training"), (f"val_{column}", "validation")):
@@ -422,7 +422,7 @@ def _where(heat: np.ndarray) -> str:
 def _filters(classifier: Classifier, settings: dict[str, Any]) -> list[Picture]:
     """Return the first convolution's filters before and after; nothing where there is no convolution."""
     try:
-        path, _ = _find(classifier.net, None)
+        path, _ = find_convolution(classifier.net, None)
     except ArgumentError:
         return []
     initial, start = _initial(classifier, settings)
@@ -464,7 +464,7 @@ def _initial(classifier: Classifier, settings: dict[str, Any]) -> tuple[Layer | 
 def _maps(classifier: Classifier, image: np.ndarray, last: str | None) -> list[Picture]:
     """Return the feature maps of the first convolution and of the layer that Grad-CAM looks at."""
     try:
-        layers = [_find(classifier.net, None)[0], *([last] if last else [])]
+        layers = [find_convolution(classifier.net, None)[0], *([last] if last else [])]
     except ArgumentError:
         return []
     pictures = []

@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import ArgumentError
 from ..layers import AuxiliaryHead, BatchNorm1d, BatchNorm2d, Step, activation
 from ..optim import Adam, Optimizer
+from ..table import Table, quantity
 from ..training.memory import TrainingMemory, memory_of, training_memory, weights_of
-from .table import Table, quantity
 from .trace import trace
 
 __all__ = ["Summary", "SummaryRow", "summary"]

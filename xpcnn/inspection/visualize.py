@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import to_numpy
-from ..errors import ArgumentError, FileFormatError, MissingExtraError
-from ..files import atomic_write
+from ..errors import ArgumentError, FileFormatError
+from ..figures import new_figure, save_figure
 from ..layers import Layer
 from ..training import Classifier, History, Report
 from .attribution import Attribution, activations
@@ -55,8 +55,8 @@ def plot_filters(net: Layer, layer: str | None = None, path: Path | None = None,
     Returns:
         The matplotlib figure.
     """
-    figure = _figure("drawing filters")
-    path_in_net, convolution = _find(net, layer)
+    figure = new_figure("drawing filters")
+    path_in_net, convolution = find_convolution(net, layer)
     weight = to_numpy(convolution.weight.data).astype(np.float64)[:MOST_FILTERS]
     count, channels = weight.shape[:2]
     scale = float(np.abs(weight).max()) or 1.0
@@ -79,7 +79,7 @@ def plot_filters(net: Layer, layer: str | None = None, path: Path | None = None,
     name = f"layer {path_in_net}" if path_in_net else "the layer"
     default = f"Filters of {name}, {shape}, from {-scale:.2g} to {scale:.2g}"
     figure.suptitle(title or default, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_activations(
@@ -94,7 +94,7 @@ def plot_activations(
         path: file to write, or None.
         title: above the picture; by default layer, size and range.
     """
-    figure = _figure("drawing feature maps")
+    figure = new_figure("drawing feature maps")
     found = activations(model, x, layer)[0].astype(np.float64)
     if found.ndim == 3:
         channels = found[:MOST_FILTERS]
@@ -113,7 +113,7 @@ def plot_activations(
     shape = "x".join(map(str, found.shape))
     default = f"Output of layer {layer}, {shape}, from {found.min():.2g} to {found.max():.2g}"
     figure.suptitle(title or default, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_attribution(
@@ -130,7 +130,7 @@ def plot_attribution(
     Raises:
         ArgumentError: if there are not as many images as maps, or they have neither 1 nor 3 channels.
     """
-    figure = _figure("drawing what a network looks at")
+    figure = new_figure("drawing what a network looks at")
     shown = to_numpy(images)
     if shown.ndim != 4 or len(shown) != len(attribution.maps) or shown.shape[1] not in (1, 3):
         raise ArgumentError(
@@ -141,7 +141,7 @@ def plot_attribution(
     grid = figure.subplots(len(shown), 2, squeeze=False)
     signed = bool((attribution.maps < 0).any())
     for i, (left, right) in enumerate(grid):
-        picture, heat = _picture(shown[i]), attribution.maps[i]
+        picture, heat = scaled_picture(shown[i]), attribution.maps[i]
         size = {"extent": (0, picture.shape[1], picture.shape[0], 0)}  # a map may be coarser than its image
         left.imshow(picture, cmap="gray", vmin=0, vmax=1, **size)
         grey = picture if picture.ndim == 2 else picture.mean(axis=2)
@@ -164,7 +164,7 @@ def plot_attribution(
         where = f" (layer {attribution.layer})" if attribution.layer else ""
         right.set_title(f"{attribution.method} for {attribution.name(i)}{where}", fontsize=9)
     _bare(list(grid.flat))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_confusion(report: Report, path: Path | None = None, title: str | None = None) -> Figure:
@@ -175,7 +175,7 @@ def plot_confusion(report: Report, path: Path | None = None, title: str | None =
         path: file to write, or None.
         title: above the picture; by default the accuracy.
     """
-    figure = _figure("drawing a confusion matrix")
+    figure = new_figure("drawing a confusion matrix")
     counts, classes = report.confusion, report.classes
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(3.0 + 0.42 * len(classes), 14.0)
@@ -192,7 +192,7 @@ def plot_confusion(report: Report, path: Path | None = None, title: str | None =
     axes.set(xlabel="prediction", ylabel="truth")
     total = int(counts.sum())
     axes.set_title(title or f"Accuracy {report.accuracy:.4f} on {total:,} images", fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_runs(runs: Mapping[str, History | Path], path: Path | None = None) -> Figure:
@@ -205,7 +205,7 @@ def plot_runs(runs: Mapping[str, History | Path], path: Path | None = None) -> F
     Raises:
         ArgumentError: if there is no run.
     """
-    figure = _figure("comparing trainings")
+    figure = new_figure("comparing trainings")
     if not runs:
         raise ArgumentError("plot_runs takes at least one training by name; received none.")
     figure.set_size_inches(10.0, 4.2)
@@ -228,7 +228,7 @@ def plot_runs(runs: Mapping[str, History | Path], path: Path | None = None) -> F
     handles += [panels[0].plot([], [], style, color="0.4", label=label)[0]
                 for style, label in (("-", "validation"), ("--", "training"))]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_curves(history: History | Path, path: Path | None = None) -> Figure:
@@ -266,7 +266,7 @@ def read_history(path: Path) -> History:
     return history
 
 
-def _find(net: Layer, wanted: str | None) -> tuple[str, Any]:
+def find_convolution(net: Layer, wanted: str | None) -> tuple[str, Any]:
     """Return the path and layer of the convolution that is asked for, else of the first."""
     found: list[tuple[str, Any]] = net.leaves() if wanted is None else [(wanted, net[wanted])]
     for path, layer in found:
@@ -279,18 +279,6 @@ def _find(net: Layer, wanted: str | None) -> tuple[str, Any]:
     )
 
 
-def _figure(purpose: str) -> Figure:
-    """Return an empty figure that needs no display and no global state."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "viz", purpose) from error
-    figure = Figure(layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _bare(grid: Sequence[Any]) -> None:
     """Take away the scales of axes that hold pictures, and the frames of those that hold nothing."""
     for axes in grid:
@@ -299,16 +287,9 @@ def _bare(grid: Sequence[Any]) -> None:
         axes.set_frame_on(axes.has_data())
 
 
-def _picture(image: np.ndarray) -> np.ndarray:
+def scaled_picture(image: np.ndarray) -> np.ndarray:
     """Return an image (C, H, W) as (H, W) or (H, W, 3) from 0 to 1."""
     low, high = (0.0, 255.0) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
     scaled: np.ndarray = (image.astype(np.float64) - low) / ((high - low) or 1.0)
     picture: np.ndarray = scaled[0] if len(scaled) == 1 else scaled.transpose(1, 2, 0)
     return picture
-
-
-def _save(figure: Figure, path: Path | None) -> Figure:
-    if path is not None:
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    return figure

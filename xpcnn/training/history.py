@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ArgumentError, MissingExtraError
+from ..errors import ArgumentError
+from ..figures import new_figure, save_figure
 from ..files import atomic_write
 
 __all__ = ["History", "better_is_lower"]
@@ -70,11 +71,7 @@ class History(dict[str, list[float]]):
         Raises:
             MissingExtraError: without matplotlib.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("matplotlib", "viz", "history.plot()") from None
-        figure = Figure(figsize=(9, 3.5), layout="constrained")  # no pyplot: no global state, no window
+        figure = new_figure("history.plot()", 9, 3.5)
         for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             for key, label in ((name, "training"), (f"val_{name}", "validation")):
                 if key in self:
@@ -83,7 +80,4 @@ class History(dict[str, list[float]]):
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             axis.legend()
-        if path is not None:
-            with atomic_write(path) as temporary:
-                figure.savefig(temporary, dpi=150)
-        return figure
+        return save_figure(figure, path)

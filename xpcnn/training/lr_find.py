@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ArgumentError, DataError, MissingExtraError
-from ..files import atomic_write
+from ..errors import ArgumentError, DataError
+from ..figures import new_figure, save_figure
 from ..schedule import Schedule
 from .callbacks import Callback, NonFiniteError
 from .classifier import Classifier
@@ -68,11 +68,7 @@ class LearningRates:
         Raises:
             MissingExtraError: without matplotlib.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("matplotlib", "viz", "drawing the learning rates") from None
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = new_figure("drawing the learning rates", 7, 4)
         axes = figure.subplots()
         axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="loss of the batch")
         axes.plot(self.rates, self.smoothed, color="C0", label="smoothed")
@@ -82,10 +78,7 @@ class LearningRates:
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend()
-        if path is not None:
-            with atomic_write(path) as temporary:
-                figure.savefig(temporary, dpi=150)
-        return figure
+        return save_figure(figure, path)
 
     def __str__(self) -> str:
         tried = f"{len(self.rates)} steps from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"

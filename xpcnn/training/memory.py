@@ -20,6 +20,7 @@ from ..errors import ArgumentError
 from ..layers import AuxiliaryHead, BatchNorm1d, BatchNorm2d, Layer, Parameter, Recompute, Sequential, Step, auxiliaries
 from ..layers.base import Shape
 from ..optim import Optimizer
+from ..table import quantity
 
 __all__ = [
     "Demand",
@@ -53,8 +54,6 @@ def bytes_of(size: int | str, name: str = "memory_limit") -> int:
 
 
 def _text(size: float) -> str:
-    from ..inspection.table import quantity  # beside training, not below it
-
     return quantity(size, "B")
 
 
