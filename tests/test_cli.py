@@ -272,7 +272,7 @@ def test_without_matplotlib_the_way_to_get_it_is_said(run, tmp_path, monkeypatch
     def missing(*_, **__):
         raise MissingExtraError("matplotlib", "viz", "drawing")
 
-    monkeypatch.setattr(cli.inspection, "plot_curves", missing)
+    monkeypatch.setattr(xpcnn.inspection, "plot_curves", missing)
     code, out, _ = run("train", "mnist", "--epochs", 1, *TINY, "--out", tmp_path)
     assert code == 0
     assert (
@@ -283,13 +283,13 @@ def test_without_matplotlib_the_way_to_get_it_is_said(run, tmp_path, monkeypatch
 
 
 def test_ctrl_c_saves_what_there_is(run, tmp_path, monkeypatch):
-    original = cli.SaveBest.on_epoch_end
+    original = xpcnn.training.SaveBest.on_epoch_end
 
     def interrupts(self, fit, logs):
         original(self, fit, logs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.SaveBest, "on_epoch_end", interrupts)
+    monkeypatch.setattr(xpcnn.training.SaveBest, "on_epoch_end", interrupts)
     code, out, _ = run("train", "mnist", "--epochs", 9, *TINY, "--out", tmp_path)
     assert code == 130
     assert "interrupted" in out
@@ -301,7 +301,7 @@ def test_ctrl_c_before_the_first_epoch(run, tmp_path, monkeypatch):
     def interrupts(self, fit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Callback, "on_epoch_begin", interrupts)
+    monkeypatch.setattr(xpcnn.training.Callback, "on_epoch_begin", interrupts)
     assert run("train", "mnist", *TINY, "--out", tmp_path, "--quiet")[0] == 130
     assert json.loads((tmp_path / "run.json").read_text())["result"]["best"] is None
     assert (tmp_path / "model.safetensors").exists()
@@ -312,7 +312,7 @@ def test_ctrl_c_elsewhere(run, monkeypatch):
     def interrupts(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.inspection, "doctor", interrupts)
+    monkeypatch.setattr(xpcnn.inspection, "doctor", interrupts)
     code, _, err = run("doctor")
     assert code == 130
     assert err.strip() == "xpcnn: interrupted"
@@ -401,7 +401,7 @@ def test_crosscheck_that_differs(run, monkeypatch):
     report = xpcnn.inspection.CrosscheckReport(
         (xpcnn.inspection.CrosscheckRow("0", "X", "output", 1.0, 9.0),), "cpu", "float32"
     )
-    monkeypatch.setattr(cli.inspection, "crosscheck", lambda *_, **__: report)
+    monkeypatch.setattr(xpcnn.inspection, "crosscheck", lambda *_, **__: report)
     code, out, _ = run("crosscheck", "lenet", "--device", "cpu")
     assert code == 1
     assert "first to differ: output of 0, X" in out
@@ -502,7 +502,7 @@ def test_other_errors_are_one_line_too(refused, run, monkeypatch, error, code, t
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(cli.inspection, "doctor", fails)
+    monkeypatch.setattr(xpcnn.inspection, "doctor", fails)
     found, err = refused("doctor")
     assert found == code
     assert text in err

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,7 +19,7 @@ from .backend import Array, array_module, for_chunks, workspace
 from .errors import ArgumentError, StateDictError
 from .functional import fused
 
-__all__ = ["EMA", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "Terms"]
+__all__ = ["EMA", "OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "Terms"]
 
 Groups: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
@@ -519,6 +519,9 @@ class AdamW(Adam):
         groups: Groups | None = None,
     ) -> None:
         super().__init__(lr, betas, eps, weight_decay, clip_norm, clip_value, groups)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {k.__name__.lower(): k for k in (Adam, AdamW, SGD, RMSprop, Adagrad)}
 
 
 class EMA:

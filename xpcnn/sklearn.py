@@ -20,7 +20,7 @@ from .backend import Device, to_numpy
 from .errors import ArgumentError, DataError, DeviceError, MissingExtraError, ShapeError
 from .layers import Dense, Flatten, Layer, ReLU, Sequential, config, from_config
 from .layers.base import Shape
-from .optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from .optim import OPTIMIZERS, Optimizer
 from .training import Classifier, load
 
 try:
@@ -33,14 +33,6 @@ except ImportError as error:
     raise MissingExtraError("scikit-learn 1.6 or newer", "sklearn", "xpcnn.sklearn") from error
 
 __all__ = ["CNNClassifier"]
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": Adam,
-    "adamw": AdamW,
-    "sgd": SGD,
-    "rmsprop": RMSprop,
-    "adagrad": Adagrad,
-}
 
 
 class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations

@@ -809,9 +809,9 @@ def in_one_go(tmp_path_factory):
 def test_command_line_interrupted_and_resumed(in_one_go, tmp_path, call, monkeypatch, number, code):
     arguments = [*TINY, "--out", tmp_path, "--checkpoint-every", 100]
     with monkeypatch.context() as patch:
-        patch.setattr("xpcnn.cli.Recorder.on_loss", Signals(8, number).on_loss.__func__, raising=False)
-        patch.setattr("xpcnn.cli.Recorder.step", 8, raising=False)
-        patch.setattr("xpcnn.cli.Recorder.numbers", (number,), raising=False)
+        patch.setattr("xpcnn.cli.training.Recorder.on_loss", Signals(8, number).on_loss.__func__, raising=False)
+        patch.setattr("xpcnn.cli.training.Recorder.step", 8, raising=False)
+        patch.setattr("xpcnn.cli.training.Recorder.numbers", (number,), raising=False)
         ended, out, err = call(*arguments)
     assert ended == code
     assert "checkpoints holds all up to epoch 2, batch 2 of 6" in out

@@ -27,6 +27,11 @@ def mix(value: int) -> int:
     return h
 
 
+def mask_key(layer: int, seed: int, number: int) -> int:
+    """Return the key of a layer's mask in step `number` of a training."""
+    return mix(mix(layer) ^ mix(seed) << 32 ^ number * 0x9E3779B97F4A7C15)
+
+
 def random_bits(xp: ModuleType, start: int, stop: int, key: int) -> Array:
     """Return uint32 hashes of start..stop-1 under a 32-bit key.
 

@@ -10,6 +10,7 @@ import math
 
 from ..backend import Array, array_module, for_rows, row_dot, row_sum, workspace
 from . import fused
+from .activation import relu_backward
 
 
 def batch_norm_forward(
@@ -138,6 +139,14 @@ def batch_norm_inference(
 
     for_rows(rows, work, passes=4)
     return y.reshape(x.shape)
+
+
+def batch_norm_frozen_backward(
+    dy: Array, var: Array, weight: Array | None, eps: float, y: Array | None = None
+) -> Array:
+    """Return dx where nothing is learned and the statistics are constants: dy, scaled as x was (y: see above)."""
+    dy = dy if y is None else relu_backward(dy, y)
+    return batch_norm_inference(dy, array_module(var).zeros_like(var), var, weight, None, eps)
 
 
 def update_statistics(

@@ -9,7 +9,7 @@ from ..backend import Array, array_module, key_of
 from ..errors import ArgumentError
 from ..functional.conv import bias_gradient
 from ..functional.dense import dense_backward, dense_forward
-from ..functional.dropout import dropout_backward, dropout_forward, mix
+from ..functional.dropout import dropout_backward, dropout_forward, mask_key
 from ..functional.merge import concatenate
 from ..init import InitLike
 from .base import Builder, Layer, Parameter, Shape, Step, Train, built, register
@@ -142,7 +142,7 @@ class Dropout(Layer):
             return x, None
         if step.inference or self.p == 0.0:
             return x, (None,)
-        key = mix(mix(self._key) ^ mix(step.seed) << 32 ^ step.number * 0x9E3779B97F4A7C15)
+        key = mask_key(self._key, step.seed, step.number)
         y, mask = dropout_forward(x, self.p, key)
         return y, (mask,)
 

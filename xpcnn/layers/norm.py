@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import Array, array_module
+from ..backend import Array
 from ..errors import ArgumentError
-from ..functional.activation import relu_backward
 from ..functional.norm import (
     batch_norm_backward,
     batch_norm_forward,
+    batch_norm_frozen_backward,
     batch_norm_inference,
     local_response_norm_backward,
     local_response_norm_forward,
@@ -86,11 +86,8 @@ class _BatchNorm(Layer):
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         x, mean, var, batch_statistics, y = ctx
         weight = None if self.weight is None else self.weight.data
-        if x is None and not need_dx:
-            return None
-        if x is None:  # nothing is learned, and the statistics are constants: dx is dy, scaled as x was
-            dy = dy if y is None else relu_backward(dy, y)
-            return batch_norm_inference(dy, array_module(mean).zeros_like(mean), var, weight, None, self.eps)
+        if x is None:
+            return batch_norm_frozen_backward(dy, var, weight, self.eps, y) if need_dx else None
         dx, dweight, dbias = batch_norm_backward(dy, x, mean, var, weight, self.eps, batch_statistics, y)
         if self.weight is not None and self.bias is not None:
             self.weight.accumulate(dweight)

@@ -26,12 +26,13 @@ from ...functional import activation as act
 from ...functional import pool as pools
 from ...functional.conv import bias_gradient, conv2d_backward, conv2d_forward
 from ...functional.dense import dense_backward, dense_forward
-from ...functional.dropout import dropout_backward, dropout_forward, mix
+from ...functional.dropout import dropout_backward, dropout_forward, mask_key
 from ...functional.geometry import Window, make_window
 from ...functional.merge import add, concatenate
 from ...functional.norm import (
     batch_norm_backward,
     batch_norm_forward,
+    batch_norm_frozen_backward,
     batch_norm_inference,
     local_response_norm_backward,
     local_response_norm_forward,
@@ -339,7 +340,7 @@ def dropout(call: Call, x: Array, ratio: Any = None, training: Any = None) -> tu
     if call.step is None or call.step.inference or p == 0.0:
         y, mask = x, None
     else:
-        key = mix(mix(call.key) ^ mix(call.step.seed) << 32 ^ call.step.number * 0x9E3779B97F4A7C15)
+        key = mask_key(call.key, call.step.seed, call.step.number)
         y, mask = dropout_forward(inner(x), p, key)
         y = outer(y)
     if call.outputs == 1:
@@ -1032,10 +1033,8 @@ def batch_norm(call: Call, x: Array, scale: Array, bias: Array, mean: Array, var
 
 def batch_norm_gradient(call: Call, needs: Needs, kept: Any, dy: Array, *rest: Any) -> list[Any]:
     x, mean, var, scale, by_batch = kept
-    if x is None:  # nothing is learned, and the statistics are constants: dx is dy, scaled as x was
-        zeros = array_module(mean).zeros_like(mean)
-        dx = batch_norm_inference(inner(dy), zeros, var, scale, None, call.get("epsilon", 1e-5))
-        return [outer(dx), None, None, None, None]
+    if x is None:
+        return [outer(batch_norm_frozen_backward(inner(dy), var, scale, call.get("epsilon", 1e-5))), *[None] * 4]
     dx, dscale, dbias = batch_norm_backward(inner(dy), x, mean, var, scale, call.get("epsilon", 1e-5), by_batch)
     return [outer(dx), dscale, dbias, None, None]
 
