@@ -12,7 +12,8 @@ from tolerances import assert_close
 from xpcnn import backend
 from xpcnn.errors import ArgumentError, StateDictError
 from xpcnn.layers import BatchNorm1d, Dense, Flatten, ReLU, Sequential
-from xpcnn.optim import EMA, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from xpcnn.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from xpcnn.training import EMA
 
 # name -> (optimizer, textbook formula with the same settings)
 SETTINGS = {

@@ -58,8 +58,8 @@ from .layers import (
     from_config,
     register,
 )
-from .optim import EMA, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from .training import Classifier, LossScale, load, load_pretrained, new_head
+from .optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from .training import EMA, Classifier, LossScale, load, load_pretrained, new_head
 from .version import __version__
 
 __all__ = [

@@ -7,10 +7,12 @@ Everything else asks here: which module an array belongs to, where it is, how it
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import hashlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -383,6 +385,7 @@ class _Slot:
 # --- threads and BLAS -------------------------------------------------------------------------------------------
 
 INLINE_WORK = 200_000  # elements of work below which threads cost more than they bring
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _count = 0
 _lanes = 0
 
@@ -390,9 +393,21 @@ _lanes = 0
 def threads() -> int:
     """Return how many threads compute (environment XPCNN_THREADS, else the cores this process may use)."""
     if not _count:
+        _keep_freed_memory()
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         set_threads(int(os.environ.get("XPCNN_THREADS") or available), int(os.environ.get("XPCNN_LANES") or 0))
     return _count
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next arrays, unless the environment has XPCNN_KEEP_MEMORY=0.
+
+    glibc gives large blocks back to the system, and taking them again, page by page, is up to a seventh of a step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and os.environ.get("XPCNN_KEEP_MEMORY") != "0":
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(option, 2**31 - 1)
 
 
 def lanes() -> int:
@@ -638,7 +653,8 @@ def peak_memory(device: str | Device) -> Iterator[Callable[[], int]]:
 # --- products ---------------------------------------------------------------------------------------------------
 
 SMALL_PRODUCT = 1_000_000  # M*N*K up to which OpenBLAS uses its small-matrix kernels
-NARROWEST = 32  # columns below which these are no longer faster
+NARROWEST = 96  # columns below which these are no longer faster; for a product with a transposed matrix
+NARROWEST_TRANSPOSED = 800
 
 
 def matrix_workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
@@ -652,10 +668,13 @@ def matrix_workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Arr
     return workspace(xp, name, (*shape[:-1], width), dtype)[..., : shape[-1]]
 
 
-def _narrow(rows: int, depth: int, columns: int) -> int:
-    """How many columns make a product small enough, a multiple of 16; 0 if the whole is best done at once."""
-    width = min(SMALL_PRODUCT // max(rows * depth, 1), 1024) // 16 * 16
-    return width if NARROWEST <= width < columns else 0
+def _pieces(rows: int, depth: int, columns: int, narrowest: int) -> int:
+    """Into how many equal pieces to cut the columns, so that each is a small product; 1 if the whole is best."""
+    most = SMALL_PRODUCT // max(rows * depth, 1)
+    if columns <= most or most < narrowest:
+        return 1
+    fewest = -(-columns // most)
+    return next((pieces for pieces in range(fewest, 2 * fewest) if columns % pieces == 0), 1)
 
 
 def product(a: Array, b: Array, out: Array) -> Array:
@@ -676,16 +695,10 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
     xp = array_module(a, b)
     if xp is np and a.dtype != np.float16 and b.strides[1] == b.itemsize and out.strides[1] == out.itemsize:
         (m, k), n = a.shape, b.shape[1]
-        width = _narrow(m, k, n)
-        if width:
-            whole = n // width * width
-            np.matmul(
-                a,
-                b[:, :whole].reshape(k, -1, width).transpose(1, 0, 2),
-                out=out[:, :whole].reshape(m, -1, width).transpose(1, 0, 2),
-            )
-            if whole < n:
-                np.matmul(a, b[:, whole:], out=out[:, whole:])
+        pieces = _pieces(m, k, n, NARROWEST)
+        if pieces > 1:
+            parts = b.reshape(k, pieces, -1).transpose(1, 0, 2)
+            np.matmul(a, parts, out=out.reshape(m, pieces, -1).transpose(1, 0, 2))
             return out
     return product(a, b, out)
 
@@ -721,19 +734,12 @@ def matmul_transposed(a: Array, b: Array, out: Array) -> Array:
     xp = array_module(a, b)
     if xp is np and a.dtype != np.float16 and a.strides[1] == a.itemsize and b.strides[1] == b.itemsize:
         (m, n), k = a.shape, b.shape[0]
-        width = _narrow(m, k, n)
-        if width >= 192:  # the partial products must stay small beside the matrices
-            whole = n // width * width
-            partial = workspace(np, "matmul_transposed", (n // width, m, k), out.dtype)
-            np.matmul(
-                a[:, :whole].reshape(m, -1, width).transpose(1, 0, 2),
-                b[:, :whole].reshape(k, -1, width).transpose(1, 2, 0),
-                out=partial,
-            )
-            np.sum(partial, axis=0, out=out)
-            if whole < n:
-                out += np.matmul(a[:, whole:], b[:, whole:].T)
-            return out
+        pieces = _pieces(m, k, n, NARROWEST_TRANSPOSED)
+        if pieces > 1:
+            partial = workspace(np, "matmul_transposed", (pieces, m, k), out.dtype)
+            parts = b.reshape(k, pieces, -1).transpose(1, 2, 0)
+            np.matmul(a.reshape(m, pieces, -1).transpose(1, 0, 2), parts, out=partial)
+            return np.sum(partial, axis=0, out=out)
     return product(a, b.T, out)
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from .backend import Array, array_module, for_chunks, workspace
 from .errors import ArgumentError, StateDictError
 from .functional import fused
 
-__all__ = ["EMA", "OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "Terms"]
+__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "FlatState", "Optimizer", "RMSprop", "Terms"]
 
 Groups: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
@@ -181,7 +180,8 @@ class Optimizer:
 
         xp = array_module(flat.data)
         runs = flat.runs(terms_of)
-        finite, skipped = (True, 0) if scale is None else scale.unscale(flat.grad)
+        gradient = flat.grad
+        finite, skipped = (True, 0) if scale is None else scale.unscale(gradient)
         size = flat.data.size if xp is not np else backend.BLOCK
         blocks = [
             (slice(i, min(i + size, run.stop)), terms) for run, terms in runs for i in range(run.start, run.stop, size)
@@ -189,7 +189,7 @@ class Optimizer:
 
         def work(index: int) -> None:
             block, terms = blocks[index]
-            w, g = flat.data[block], flat.grad[block]
+            w, g = flat.data[block], gradient[block]
             states = {name: array[block] for name, array in self._memory.arrays.items()}
             if fused.takes(w) and (cuda := self.cuda()) is not None:
                 code = cuda[0] if self.decoupled else f"g += weight_decay * w; {cuda[0]}"
@@ -204,21 +204,21 @@ class Optimizer:
             self.update(w, g, list(states.values()), scratch, terms._replace(step=terms.step - skipped))
             for array, before in kept:  # no `if finite`: it may be on a GPU
                 xp.copyto(array, before, where=~finite)
-            flat.grad[block] = 0.0
 
         with np.errstate(all=None if scale is None else "ignore"):  # what comes of infinities is not kept
-            self._clip(flat, runs)
+            self._clip(gradient, [run for run, _ in runs])
             for_chunks(len(blocks), 8 * flat.data.size, work)
+        flat.clear()
 
-    def _clip(self, flat: Any, runs: list[tuple[slice, Terms]]) -> None:
-        xp = array_module(flat.data)
-        if self.clip_norm is not None:
-            wide = xp.promote_types(flat.grad.dtype, xp.float32)
-            squares = [xp.square(flat.grad[run], dtype=wide).sum() for run, _ in runs]
-            norm = xp.sqrt(sum(squares[1:], squares[0])) if squares else 0.0
-            flat.grad *= xp.minimum(self.clip_norm / (norm + 1e-6), 1.0).astype(flat.grad.dtype) if squares else 1.0
+    def _clip(self, gradient: Array, runs: list[slice]) -> None:
+        xp = array_module(gradient)
+        if self.clip_norm is not None and runs:
+            wide = xp.promote_types(gradient.dtype, xp.float32)
+            squares = [xp.square(gradient[run], dtype=wide).sum() for run in runs]
+            norm = xp.sqrt(sum(squares[1:], squares[0]))
+            gradient *= xp.minimum(self.clip_norm / (norm + 1e-6), 1.0).astype(gradient.dtype)
         if self.clip_value is not None:
-            xp.clip(flat.grad, -self.clip_value, self.clip_value, out=flat.grad)
+            xp.clip(gradient, -self.clip_value, self.clip_value, out=gradient)
 
     @property
     def state_arrays(self) -> int:
@@ -522,52 +522,3 @@ class AdamW(Adam):
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {k.__name__.lower(): k for k in (Adam, AdamW, SGD, RMSprop, Adagrad)}
-
-
-class EMA:
-    """Exponential moving average of the weights: average = decay * average + (1 - decay) * weights.
-
-    `update(net)` after each step; inside `with ema.swap(net):` the network has the averaged weights. Polyak and
-    Juditsky (1992).
-    """
-
-    def __init__(self, decay: float = 0.999) -> None:
-        _check("EMA", decay=(decay, 0.0, 1.0))
-        self.decay = decay
-        self._memory = FlatState(("average",))
-
-    def update(self, net: Any) -> None:
-        """Take the network's present weights into the average; the first time they are the average."""
-        flat = net.flat()
-        self._memory.attach(flat, flat.data)
-        average, weights, weight = self._memory.arrays["average"], flat.data, 1.0 - self.decay
-        xp = array_module(weights)
-
-        def work(rows: slice) -> None:
-            step = xp.subtract(
-                weights[rows], average[rows], out=workspace(xp, "average", weights[rows].shape, weights.dtype)
-            )
-            step *= weight
-            average[rows] += step
-
-        backend.for_rows(average, work, 4)
-
-    @contextmanager
-    def swap(self, net: Any) -> Iterator[None]:
-        """Lend the network the averaged weights."""
-        flat = net.flat()
-        self._memory.attach(flat, flat.data)
-        own = flat.data.copy()
-        flat.data[...] = self._memory.arrays["average"]
-        try:
-            yield
-        finally:
-            flat.data[...] = own
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return the average as "average/parameter name"; empty before the first update."""
-        return self._memory.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Take the average of another run."""
-        self._memory.load(state, "EMA")

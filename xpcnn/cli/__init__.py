@@ -22,7 +22,6 @@ from .checks import bench, crosscheck, doctor, gradcheck, profile, summary
 from .images import examine_data
 from .models import convert, evaluate, explain, predict
 from .runs import compare, report
-from .serve import serve
 from .training import lr_find, train
 
 __all__ = ["app", "main"]
@@ -39,7 +38,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, dict[str, Callable[..., int | None]]] = {
     "Train": {"data": examine_data, "lr-find": lr_find, "train": train, "compare": compare, "report": report},
-    "Use": {"evaluate": evaluate, "predict": predict, "explain": explain, "convert": convert, "serve": serve},
+    "Use": {"evaluate": evaluate, "predict": predict, "explain": explain, "convert": convert},
     "Look into a network": {
         "summary": summary,
         "profile": profile,

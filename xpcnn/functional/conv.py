@@ -26,11 +26,13 @@ import numpy as np
 from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
-from . import fused
+from . import fused, winograd
 from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
 
-CHUNK = 1 << 21  # elements of col per chunk on the CPU: 8 MB in float32, a share of the L3 cache
-CHUNK_COLUMNS = (2048, 16_384)  # fewest and most columns in a chunk
+CHUNK = (
+    1 << 20
+)  # elements of col per chunk on the CPU: 4 MB in float32, which stay in the cache with what is made of them
+CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
 FEW_COLUMNS = 128  # columns up to which threads share the filters instead
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
 
@@ -93,6 +95,8 @@ def conv2d_forward(
     With `relu` it is max(y, 0), applied while a chunk is in the cache.
     """
     xp = array_module(x=x, weight=weight, bias=bias)
+    if winograd.takes(x, weight, window, groups):
+        return winograd.convolve(x, winograd.transform(weight), window, bias, relu)
     filters, batch = weight.shape[0], x.shape[3]
     y = xp.empty((filters, *window.output, batch), x.dtype)
     products = y.reshape(groups, filters // groups, -1)
@@ -108,7 +112,7 @@ def conv2d_forward(
             fused.bias_relu(result, shift[:, rows], out)
             return
         if shift is not None:
-            result += shift[:, rows]
+            result = xp.add(result, shift[:, rows], out=result if relu else out)
         if relu:
             xp.clip(result, 0.0, math.inf, out=out)
         elif result is not out:
@@ -138,9 +142,13 @@ def conv2d_backward(
 
     x may be None if dweight is not asked for. The gradient of the bias is `bias_gradient(dy)`.
     """
+    mirrored = _mirrored(window)
+    if mirrored is not None and winograd.takes(dy, weight, window, groups):
+        turned = winograd.transform(weight, mirrored=True).transpose(0, 2, 1) if need_dx else None
+        dx = None if turned is None else winograd.convolve(dy, turned, mirrored)
+        return dx, winograd.weight_gradient(dy, x, window) if need_dw else None
     if not need_dx:
         return None, _weight_gradient(dy, x, weight, window, groups) if need_dw else None
-    mirrored = _mirrored(window)
     if mirrored is not None and _prefers_gather(dy, weight, window):
         return _backward_by_gather(dy, x, weight, mirrored, groups, need_dw)
     return _backward_by_scatter(dy, x, weight, window, groups, need_dw)
@@ -323,7 +331,7 @@ def _prefers_gather(dy: Array, weight: Array, window: Window) -> bool:
     filters, channels = weight.shape[:2]
     inside, outside = window.input[0] * window.input[1], window.output[0] * window.output[1]
     gather = filters * window.taps * inside * (0.08 + channels / 45)
-    scatter = channels * window.taps * outside * (0.33 + filters / 42) + 0.1 * channels * inside
+    scatter = channels * window.taps * outside * (0.27 + filters / 42) + 0.1 * channels * inside
     return bool(gather <= scatter)
 
 

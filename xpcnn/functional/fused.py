@@ -523,7 +523,7 @@ def update(
     skipped: Array | int = 0,
     finite: Array | bool = True,
 ) -> None:
-    """Run an optimizer's code for every element of w, g and the states, in place, and clear g, in one launch.
+    """Run an optimizer's code for every element of w, g and the states, in place for w and states, in one launch.
 
     Args:
         code: CUDA statements on w, g, the states and the constants by name, and `step`.
@@ -533,7 +533,7 @@ def update(
     names = ("w", "g", *states)
     load = "".join(f"F {name} = (F){name}_;" for name in names)
     scalars = "".join(f"const F {name} = (F){name}_;" for name in constants)
-    store = "".join(f"{name}_ = (T){name};" for name in names)
+    store = "".join(f"{name}_ = (T){name};" for name in names if name != "g")
     body = f"""
         if (finite) {{
             {load} {scalars}
@@ -541,12 +541,11 @@ def update(
             {code}
             {store}
         }}
-        g_ = (T)0;
     """
-    inputs = "int64 step_, int64 skipped, bool finite" + "".join(f", float64 {name}_" for name in constants)
-    outputs = ", ".join(f"T {name}_" for name in names)
+    inputs = "T g_, int64 step_, int64 skipped, bool finite" + "".join(f", float64 {name}_" for name in constants)
+    outputs = ", ".join(f"T {name}_" for name in names if name != "g")
     kernel = _elementwise(array_module(w), "update", inputs, outputs, body)
-    kernel(step, skipped, finite, *constants.values(), w, g, *states.values())
+    kernel(g, step, skipped, finite, *constants.values(), w, *states.values())
 
 
 _UNSCALE = """

@@ -41,33 +41,23 @@ def max_pool2d_forward(x: Array, window: Window) -> Array:
     y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype)
     padded = pad(x, window, -math.inf, "pool")
 
-    def work(channels: slice) -> None:
-        _max_of_rows(_max_of_columns(padded[channels], window), window, y[channels])
+    def work(channels: slice) -> None:  # rows first: their runs are longest
+        block = padded[channels]
+        maxima = workspace(xp, "column maxima", (block.shape[0], y.shape[1], *block.shape[2:]), x.dtype)
+        _maximum([block[:, rows] for rows in _starts(window, 0)], maxima)
+        _maximum([maxima[:, :, columns] for columns in _starts(window, 1)], y[channels])
 
     for_rows(x, work)
     return y
 
 
-def _max_of_columns(padded: Array, window: Window) -> Array:
-    """(C, H, OW, N): the maximum along the width only, in scratch memory."""
-    xp = array_module(padded)
-    shape = (padded.shape[0], padded.shape[1], window.output[1], padded.shape[3])
-    result = workspace(xp, "row maxima", shape, padded.dtype)
-    first, *others = (padded[:, :, columns] for columns in _starts(window, 1))
-    if not others:
-        xp.copyto(result, first)
-    for k, other in enumerate(others):
-        xp.maximum(result if k else first, other, out=result)
-    return result
-
-
-def _max_of_rows(maxima: Array, window: Window, out: Array) -> None:
-    xp = array_module(maxima)
-    first, *others = (maxima[:, rows] for rows in _starts(window, 0))
-    if not others:
-        xp.copyto(out, first)
-    for k, other in enumerate(others):
-        xp.maximum(out if k else first, other, out=out)
+def _maximum(taps: list[Array], out: Array) -> None:
+    """out = the elementwise maximum of all taps."""
+    xp = array_module(out)
+    if len(taps) == 1:
+        xp.copyto(out, taps[0])
+    for k, other in enumerate(taps[1:]):
+        xp.maximum(out if k else taps[0], other, out=out)
 
 
 def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
@@ -77,57 +67,50 @@ def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
         return fused.max_pool2d_backward(dy, x, y, window)
     dx = xp.empty(x.shape, dy.dtype)
     padded = pad(x, window, -math.inf, "pool")
-    whole = window.covers_input
+    rows, columns = _starts(window, 0), _starts(window, 1)
+    apart = all(s >= k * d for s, k, d in zip(window.stride, window.kernel, window.dilation, strict=True))
+    tiles = apart and window.stride == window.kernel
 
     def work(channels: slice) -> None:
-        block = padded[channels]
-        maxima = _max_of_columns(block, window)
-        d_maxima = workspace(xp, "d row maxima", maxima.shape, dy.dtype)
-        d_block = dx[channels] if whole else workspace(xp, "d padded", block.shape, dy.dtype)
-        _route(dy[channels], y[channels], maxima, d_maxima, [(ALL, rows) for rows in _starts(window, 0)])
-        _route(d_maxima, maxima, block, d_block, [(ALL, ALL, columns) for columns in _starts(window, 1)])
-        if not whole:
+        block, d_block = padded[channels], dx[channels]
+        if not window.covers_input:
+            d_block = workspace(xp, "d padded", block.shape, dy.dtype)
+        if not tiles:
+            d_block.fill(0)
+        if apart:
+            _route(dy[channels], y[channels], block, d_block, [(ALL, i, j) for i in rows for j in columns], apart)
+        else:  # fewer steps: first to the row of the window, then to the pixel in it
+            maxima = workspace(xp, "row maxima", (*block.shape[:2], *y.shape[2:]), x.dtype)
+            _maximum([block[:, :, j] for j in columns], maxima)
+            d_maxima = workspace(xp, "d row maxima", maxima.shape, dy.dtype)
+            d_maxima.fill(0)
+            _route(dy[channels], y[channels], maxima, d_maxima, [(ALL, i) for i in rows], apart)
+            _route(d_maxima, maxima, block, d_block, [(ALL, ALL, j) for j in columns], apart)
+        if not window.covers_input:
             cut(d_block, window, dx[channels])
 
     for_rows(x, work)
     return dx
 
 
-def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...]]) -> None:
-    """dx = dy routed, along one axis, to the first tap of x that equals the maximum y."""
+def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...]], apart: bool) -> None:
+    """Route dy to the first tap of x that equals the maximum y: written to dx if taps lie apart, else added."""
     xp = array_module(dy)
-    rest = workspace(xp, "rest", dy.shape, dy.dtype)
     equal = workspace(xp, "equal", dy.shape, np.bool_)
-    disjoint = bool(taps[0][-1].step >= len(taps) * _gap(taps))
-    if not disjoint or not _covered(x, taps):
-        dx.fill(0)
-    if len(taps) == 1:
-        dx[taps[0]] = dy
-        return
-    share = None if disjoint else workspace(xp, "share", dy.shape, dy.dtype)
-    last, source = len(taps) - 1, dy
-    for k, where in enumerate(taps[:-1]):
+    rest = workspace(xp, "rest", dy.shape, dy.dtype)
+    share = None if apart else workspace(xp, "share", dy.shape, dy.dtype)
+    for where in taps[:-1]:
         xp.equal(x[where], y, out=equal)
-        part = xp.multiply(source, equal, out=dx[where] if share is None else share)
+        part = xp.multiply(dy, equal, out=dx[where] if share is None else share)
+        dy = xp.subtract(dy, part, out=rest if share is not None or where is not taps[-2] else dx[taps[-1]])
         if share is not None:
             target = dx[where]
             target += part
-        goes_on = rest if share is not None or k < last - 1 else dx[taps[last]]  # what is left is the last tap's
-        source = xp.subtract(source, part, out=goes_on)
+    target = dx[taps[-1]]
     if share is not None:
-        target = dx[taps[last]]
-        target += source
-
-
-def _gap(taps: list[tuple[slice, ...]]) -> int:
-    return int(taps[1][-1].start - taps[0][-1].start) if len(taps) > 1 else 1
-
-
-def _covered(x: Array, taps: list[tuple[slice, ...]]) -> bool:
-    """Whether disjoint taps together touch every element along their axis."""
-    axis = len(taps[0]) - 1
-    touched = sum(len(range(*where[axis].indices(x.shape[axis]))) for where in taps)
-    return touched == int(x.shape[axis])
+        target += dy
+    elif len(taps) == 1:
+        xp.copyto(target, dy)
 
 
 # --- average ----------------------------------------------------------------------------------------------------

@@ -77,20 +77,44 @@ class Parameter:
 
     def __init__(self, data: Array) -> None:
         self.data = data
-        self.grad = array_module(data).zeros_like(data)
+        self._grad = array_module(data).zeros_like(data)
+        self.cleared = False  # whether what is in the gradient's memory does not count
         self.trainable = True
         self.owner: Flat | None = None
+
+    @property
+    def grad(self) -> Array:
+        """The sum of the gradients since the last update; a cleared one becomes zeros when it is asked for."""
+        if self.cleared:
+            self._grad.fill(0)
+            self.cleared = False
+        return self._grad
+
+    @grad.setter
+    def grad(self, array: Array) -> None:
+        self._grad, self.cleared = array, False
+
+    @property
+    def room(self) -> Array | None:
+        """Where backward may compute its gradient, before it calls `accumulate` with that; None if there is one."""
+        return self._grad if self.cleared else None
 
     def accumulate(self, gradient: Array | None) -> None:
         """Add a gradient, unless the parameter is frozen."""
         if gradient is None or not self.trainable:
             return
+        first, self.cleared = self.cleared, False
+        if first and gradient is self._grad:
+            return
 
         def add(rows: slice) -> None:
-            target = self.grad[rows]
-            target += gradient[rows]  # in place: CuPy would copy what it takes for an overlapping input
+            target = self._grad[rows]
+            if first:
+                target[...] = gradient[rows]
+            else:
+                target += gradient[rows]  # in place: CuPy would copy what it takes for an overlapping input
 
-        backend.for_rows(self.grad, add, 3)
+        backend.for_rows(self._grad, add, 3)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         """Return a parameter with arrays of its own, in no flat buffer yet."""
@@ -494,14 +518,26 @@ class Flat:
         xp = array_module(*(p.data for p in parameters.values()))
         with backend.device_of(first):
             self.data = xp.empty(self.starts[-1], first.dtype)
-            self.grad = xp.zeros(self.starts[-1], first.dtype)
+            self._grad = xp.zeros(self.starts[-1], first.dtype)
         for parameter, start, size in zip(parameters.values(), self.starts, sizes, strict=False):
             shape = parameter.data.shape
             view = self.data[start : start + size].reshape(shape)
             view[...] = parameter.data
-            gradient = self.grad[start : start + size].reshape(shape)
+            gradient = self._grad[start : start + size].reshape(shape)
             gradient[...] = parameter.grad
             parameter.data, parameter.grad, parameter.owner = view, gradient, self
+
+    @property
+    def grad(self) -> Array:
+        """All gradients."""
+        for parameter in self.parameters.values():
+            _ = parameter.grad  # a cleared one becomes zeros
+        return self._grad
+
+    def clear(self) -> None:
+        """Forget the gradients of what is trained."""
+        for parameter in self.parameters.values():
+            parameter.cleared = parameter.cleared or parameter.trainable
 
     def views(self, buffer: Array) -> dict[str, Array]:
         """Return views of another array of the same length by parameter name (an optimizer's state)."""

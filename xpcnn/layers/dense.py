@@ -59,7 +59,9 @@ class Dense(Layer):
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         (x,) = ctx
-        dx, dw = dense_backward(dy, x, built(self.weight, self, dy), need_dx, x is not None)
+        weight = built(self.weight, self, dy)
+        room = self.weight.room if self.weight is not None and self.weight.data.dtype == dy.dtype else None
+        dx, dw = dense_backward(dy, x, weight, need_dx, x is not None, room)
         if self.weight is not None:
             self.weight.accumulate(dw)
         if trainable(self.bias):

@@ -14,6 +14,7 @@ from .callbacks import (
 )
 from .checkpoint import load, save
 from .classifier import Classifier
+from .ema import EMA
 from .history import History
 from .logs import TensorBoard
 from .loop import Fit, evaluate_batches, train_epoch
@@ -23,6 +24,7 @@ from .precision import LossScale
 from .transfer import load_pretrained, new_head
 
 __all__ = [
+    "EMA",
     "CSVLog",
     "Callback",
     "Classifier",

@@ -21,8 +21,9 @@ from ..functional.activation import softmax_forward
 from ..functional.loss import mse_loss, softmax_cross_entropy
 from ..layers import Layer
 from ..layers.base import Shape
-from ..optim import EMA, Adam, Optimizer
+from ..optim import Adam, Optimizer
 from .callbacks import Callback, Progress, StopOnNaN
+from .ema import EMA
 from .history import History
 from .inputs import Entrance, as_images, dataset_of, image_options, is_dataset, loader_of, named, numbers, read_files
 from .loop import Fit, Loss, evaluate_batches, run
@@ -62,7 +63,7 @@ class Classifier:
             numbers or one per channel, in the scale that uint8 pixels have after division by 255.
         class_weights: None; "balanced" for N / (K * count of the class); or (K,) numbers. Only in training.
         label_smoothing: part of each label spread over all classes, 0 to 1. Only in training.
-        ema: decay of a moving average of the weights, or an xpcnn.optim.EMA; the average is what is evaluated,
+        ema: decay of a moving average of the weights, or an xpcnn.EMA; the average is what is evaluated,
             predicted with and saved.
         dtype: of the weights and of all arithmetic; or "mixed_float16" for mixed precision: float32 weights, float16
             arithmetic (see xpcnn.LossScale), which is for GPUs: NumPy computes the same, slowly.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..backend import Array, spans
 from ..data import Loader
 from ..layers import Layer, Step, auxiliaries
-from ..optim import EMA, Optimizer
+from ..optim import Optimizer
+from .ema import EMA
 from .history import History
 from .memory import TrainingMemory
 from .metrics import Totals, confusion_counts
