@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 3_000_000  # bytes; the embedded digits are most of it
 CORE = {"numpy", "pillow", "safetensors", "threadpoolctl", "rich", "typer"}
-EXTRAS = {"cuda12", "cuda13", "viz", "keras", "onnx", "tensorboard", "sklearn", "report", "docs", "dev"}
+EXTRAS = {"cuda12", "cuda13", "viz", "keras", "onnx", "tensorboard", "sklearn", "report", "mpi", "serve", "docs", "dev"}
 
 USE = """
 import sys

@@ -9,7 +9,7 @@ the tests on CuPy with a simulated GPU (ci/cudasim), and training steps with tha
 
   --slow           also the tests marked slow
   --outside        also compare with PyTorch and ONNX Runtime, which are installed into .venv-outside
-  --browser        also open the HTML report in a headless Chromium, which must be there (and chromedriver)
+  --browser        also open the HTML report and the page of `xpcnn serve` in a headless Chromium, which must be there (and chromedriver)
   --without-cupy   leave the CuPy half out (no g++, or not x86-64 Linux)
   -- ARGUMENTS     go to every run of pytest, for example -- -k conv -x; coverage is then not measured
   PYTHON=...       the Python to use; XPCNN_HYPOTHESIS=dev|ci|intense sets how many cases hypothesis tries

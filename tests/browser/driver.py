@@ -34,8 +34,14 @@ class Browser:
         session = self._send("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         self.base += f"/session/{session}"
 
-    def open(self, path: Path) -> None:
-        self._send("POST", "/url", {"url": path.resolve().as_uri()})
+    def open(self, page: Path | str) -> None:
+        """Open a file, or a URL."""
+        self._send("POST", "/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
+
+    def type(self, selector: str, text: str) -> None:
+        """Type into an element; into a field for files their path."""
+        (found,) = self._send("POST", "/element", {"using": "css selector", "value": selector}).values()
+        self._send("POST", f"/element/{found}/value", {"text": text})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run the body of a function on the page and return what it returns."""

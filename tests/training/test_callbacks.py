@@ -350,6 +350,7 @@ def test_a_terminal_without_blocks_gets_no_curve():
     progress = Progress("lines", Console(file=Plain()))
     progress.on_fit_begin(small_fit := SimpleNamespace(memory=None, checkpoints=None, epochs=1, epoch=1, batch=1))
     small_fit.loader, small_fit.totals = [1, 2], SimpleNamespace(count=4, read=lambda: {"loss": 1.0, "accuracy": 0.5})
+    small_fit.ranks = SimpleNamespace(size=1)
     progress.steps, progress.read, progress.counted, progress.summed = 1, progress.began, 0, 0.0
     line = progress._figures(small_fit, progress.began + 2.0)
     assert line == "loss 1.0000  acc 0.5000  2 images/s  0:00:02 to the end"

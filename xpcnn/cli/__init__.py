@@ -1,7 +1,7 @@
 """The command line, `xpcnn COMMAND ...`: how commands are found, and how errors and exit codes come about.
 
 Exit codes: 0 all is well; 1 it could not be done, or a check failed; 2 the command line is wrong; 130 Ctrl-C;
-143 SIGTERM, where a training was saved first.
+143 SIGTERM, where a training was saved, or a server's last requests were answered, first.
 What goes wrong is one line on stderr; `xpcnn --debug COMMAND ...` shows the traceback.
 """
 
@@ -17,11 +17,13 @@ from typing import Annotated
 import typer
 
 from ..errors import ArgumentError, XpcnnError
+from ..training.communicator import is_common, launched
 from ..version import __version__
 from .checks import bench, crosscheck, doctor, gradcheck, profile, summary
 from .images import examine_data
 from .models import convert, evaluate, explain, predict
 from .runs import compare, report
+from .serve import serve
 from .training import lr_find, train
 
 __all__ = ["app", "main"]
@@ -38,7 +40,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, dict[str, Callable[..., int | None]]] = {
     "Train": {"data": examine_data, "lr-find": lr_find, "train": train, "compare": compare, "report": report},
-    "Use": {"evaluate": evaluate, "predict": predict, "explain": explain, "convert": convert},
+    "Use": {"evaluate": evaluate, "predict": predict, "explain": explain, "convert": convert, "serve": serve},
     "Look into a network": {
         "summary": summary,
         "profile": profile,
@@ -89,7 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"xpcnn: {_one_line(message)}", file=sys.stderr)
+    """Print what went wrong; of several processes that mpiexec has started and that say the same, the first does."""
+    error = sys.exc_info()[1]
+    alike = isinstance(error, (KeyboardInterrupt, type(None))) or hasattr(error, "format_message") or is_common(error)
+    if not (alike and launched()[0]):
+        print(f"xpcnn: {_one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from ..inspection.doctor import versions
 from ..layers import Layer
 from ..training import Callback, Classifier, CSVLog, EarlyStopping, Fit, History, SaveBest, load_pretrained
 from ..training import lr_find as find_learning_rate
+from ..training.communicator import Communicator, communicator, launched
 from ..training.resume import checkpoints_in
 from .common import (
     BatchSize,
@@ -70,6 +72,19 @@ class Precision(str, Enum):
     float32 = "float32"
     float64 = "float64"
     mixed_float16 = "mixed_float16"
+
+
+class Parallel(str, Enum):
+    """What `--parallel` takes."""
+
+    auto = "auto"
+    mpi = "mpi"
+    none = "none"
+
+    def ranks(self) -> Communicator:
+        """Return the processes that train together."""
+        together = self is Parallel.mpi or (self is Parallel.auto and launched()[1] > 1)
+        return communicator("mpi" if together else None)
 
 
 class Augment(str, Enum):
@@ -147,6 +162,12 @@ def train(
     leak_check: Annotated[
         bool, typer.Option("--leak-check/--no-leak-check", help="Warn if the held-out images look leaked.")
     ] = True,
+    parallel: Annotated[
+        Parallel, typer.Option(help="mpi: the processes that mpiexec started share each batch; auto: if there are any.")
+    ] = Parallel.auto,
+    sync_batch_norm: Annotated[
+        bool, typer.Option("--sync-batch-norm", help="Batch norm uses the images of all processes.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> int:
     """Train a network and leave everything about it in a folder.
@@ -158,67 +179,80 @@ def train(
     With --checkpoint-every or --resume the folder has checkpoints too. However the training ended, the same command
     with --resume goes on from the last one, to the same weights as without the interruption; a finished training is
     left as it is. SIGTERM then ends it in good order as well, with exit code 143.
+
+    mpiexec -n 4 xpcnn train ... lets four processes share the work: --batch-size is that of all together.
     """
     settings = {name: _plain(value) for name, value in locals().items()}
-    folder = Path("runs") / model if out is None else out
-    checkpoints, every = folder / "checkpoints", _every(checkpoint_every)
-    if not resume and checkpoints_in(checkpoints):
-        raise ArgumentError(
-            f"{folder} holds a training with checkpoints. --resume goes on with it; another --out begins a new one."
-        )
-    say = (lambda text: None) if quiet else print
-    pixels, mode = pixels_of(model, stem, size), mode or zoo.entry(model).mode
-    training, held_out = training_data(data, validation, limit, seed, pixels, mode)
+    ranks = parallel.ranks()
+    with ranks.guarded(), ExitStack() as stack:
+        with ranks.agreed():
+            folder = Path("runs") / model if out is None else out
+            checkpoints, every = folder / "checkpoints", _every(checkpoint_every)
+            if not resume and checkpoints_in(checkpoints):
+                raise ArgumentError(
+                    f"{folder} holds a training with checkpoints. --resume goes on with it; another --out begins a new "
+                    "one."
+                )
+            say = (lambda text: None) if quiet or ranks.rank else print
+            pixels, mode = pixels_of(model, stem, size), mode or zoo.entry(model).mode
+            training, held_out = training_data(data, validation, limit, seed, pixels, mode)
 
-    net = zoo.build(model, len(training.classes), stem=stem)
-    updates, rate = make_optimizer(optimizer, lr, momentum, weight_decay, lr_group or ()), _schedule(schedule, warmup)
-    place = Device(device)
-    classifier = Classifier(
-        net,
-        classes=training.classes,
-        optimizer=updates,
-        device=place,
-        seed=seed,
-        schedule=rate,
-        normalize="data" if normalize else None,
-        label_smoothing=label_smoothing,
-        ema=ema,
-        dtype=dtype.value,
-    )
-    classifier.build(training.shape, training.classes)
-    started_from = "" if weights is None else _start_from(weights, net)
-    for pattern in freeze or ():
-        net.freeze(pattern)
-    for pattern in updates.groups or ():
-        net.matching(pattern)
-    frozen = sum(parameter.data.size for parameter in net.parameters().values() if not parameter.trainable)
-    parameters = sum(parameter.data.size for parameter in net.parameters().values())
-    shape = "x".join(map(str, training.shape))
-    say(f"{data}: {_counted(training)} of {shape} to train on, {_counted(held_out) if held_out else 'none'} held out")
-    say(f"{len(training.classes)} classes: {', '.join(training.classes)}")
-    batches = -(-len(training) // batch_size)
-    still = f", {frozen:,} of them frozen," if frozen else ""
-    say(f"{model}: {parameters:,} parameters{still} on {place}; {batches} batches of {batch_size} an epoch")
-    if started_from:
-        say(started_from)
+            net = zoo.build(model, len(training.classes), stem=stem)
+            updates = make_optimizer(optimizer, lr, momentum, weight_decay, lr_group or ())
+            classifier = Classifier(
+                net,
+                classes=training.classes,
+                optimizer=updates,
+                device=device,
+                seed=seed,
+                schedule=_schedule(schedule, warmup),
+                normalize="data" if normalize else None,
+                label_smoothing=label_smoothing,
+                ema=ema,
+                dtype=dtype.value,
+                parallel=ranks,
+                sync_batch_norm=sync_batch_norm,
+            )
+            classifier.build(training.shape, training.classes)
+            place = net.device
+            started_from = "" if weights is None else _start_from(weights, net)
+            for pattern in freeze or ():
+                net.freeze(pattern)
+            for pattern in updates.groups or ():
+                net.matching(pattern)
+            frozen = sum(parameter.data.size for parameter in net.parameters().values() if not parameter.trainable)
+            parameters = sum(parameter.data.size for parameter in net.parameters().values())
+            shape = "x".join(map(str, training.shape))
+            held = _counted(held_out) if held_out else "none"
+            say(f"{data}: {_counted(training)} of {shape} to train on, {held} held out")
+            say(f"{len(training.classes)} classes: {', '.join(training.classes)}")
+            batches = -(-len(training) // batch_size)
+            still = f", {frozen:,} of them frozen," if frozen else ""
+            say(f"{model}: {parameters:,} parameters{still} on {place}; {batches} batches of {batch_size} an epoch")
+            if ranks.size > 1:
+                say(f"{ranks.size} processes share each batch")
+            if started_from:
+                say(started_from)
 
-    run: dict[str, Any] = {
-        "settings": settings,
-        "device": str(place),
-        "threads": threads(),
-        "versions": versions(),
-        "classes": training.classes,
-        "input_shape": list(training.shape),
-        "training_images": len(training),
-        "validation_images": len(held_out) if held_out else 0,
-        "parameters": parameters,
-        "frozen": frozen,
-        "result": None,
-    }
-    with locked(folder):
-        remove_leftovers(folder)
-        if not (resume and (folder / "run.json").exists()):
-            _write_json(folder / "run.json", run)
+            run: dict[str, Any] = {
+                "settings": settings,
+                "device": str(place),
+                "threads": threads(),
+                "ranks": ranks.size,
+                "versions": versions(),
+                "classes": training.classes,
+                "input_shape": list(training.shape),
+                "training_images": len(training),
+                "validation_images": len(held_out) if held_out else 0,
+                "parameters": parameters,
+                "frozen": frozen,
+                "result": None,
+            }
+            if not ranks.rank:
+                stack.enter_context(locked(folder))
+                remove_leftovers(folder)
+                if not (resume and (folder / "run.json").exists()):
+                    _write_json(folder / "run.json", run)
         monitor = "val_loss" if held_out else "loss"
         recorder = Recorder()
         callbacks = [SaveBest(folder / "best.safetensors", monitor), CSVLog(folder / "history.csv")]
@@ -244,9 +278,11 @@ def train(
             say(GO_ON)
             return 143
         except XpcnnError as error:
-            if recorder.trained:
+            if recorder.trained and not ranks.rank:
                 _write_json(folder / "run.json", run | {"result": {"error": str(error)}})
             raise
+        if ranks.rank:  # the first writes
+            return 130 if recorder.interrupted else 0
         if not recorder.trained and _finished(folder):
             say(f"{folder}: nothing was left to do, and nothing was changed")
             return 0

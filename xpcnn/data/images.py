@@ -16,13 +16,17 @@ from ..backend import for_chunks
 from ..errors import ArgumentError, DataError
 from .datasets import TakingDataset, stratified_order
 
-__all__ = ["ImageFolder", "image_from_file"]
+__all__ = ["ImageFolder", "TooManyPixelsError", "image_from_bytes", "image_from_file"]
 
 CHANNELS = {"L": 1, "RGB": 3}
 FITS = ("resize", "pad", "crop")
 # Formats that Pillow can only identify, or for which it starts another program.
 UNUSABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 DECODING_WORK = 20  # decoding a pixel costs about as much as touching this many array elements
+
+
+class TooManyPixelsError(DataError):
+    """An image with so many pixels that decoding it would take too much memory."""
 
 
 @lru_cache(maxsize=1)
@@ -68,19 +72,49 @@ def image_from_file(
         DataError: naming the file, if it is missing, broken or no image, or has so many pixels that it looks like an
             attack (Pillow's `Image.MAX_IMAGE_PIXELS`).
     """
-    target = check_size(size, mode, fit)
-    limit = Image.MAX_IMAGE_PIXELS
-    too_large = DataError(
-        f"{printable(path)}: has more than {limit} pixels. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
-    )
+    check_size(size, mode, fit)
+    where = printable(path)
     try:
-        with Image.open(_content(path), formats=_formats()[0]) as file:
+        content = _content(path)
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a zero byte
+        raise DataError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    return image_from_bytes(content, size, mode, fit, where)
+
+
+def image_from_bytes(
+    content: bytes,
+    size: int | Sequence[int] | None = None,
+    mode: str = "L",
+    fit: str = "resize",
+    where: str = "the image",
+    most: int | None = None,
+) -> np.ndarray:
+    """Read an image as uint8 (C, H, W) from the bytes of a file.
+
+    Args:
+        content: what the file holds.
+        size, mode, fit: as in `image_from_file`.
+        where: what errors call it.
+        most: pixels beyond which it is not decoded; by default Pillow's `Image.MAX_IMAGE_PIXELS`.
+
+    Raises:
+        TooManyPixelsError: if it has more.
+        DataError: if it is broken or no image.
+    """
+    target = check_size(size, mode, fit)
+    limit = Image.MAX_IMAGE_PIXELS if most is None else most
+    advice = "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS." if most is None else "Make it smaller."
+    too_large = TooManyPixelsError(f"{where}: has more than {limit} pixels. {advice}")
+    try:
+        with Image.open(io.BytesIO(content), formats=_formats()[0]) as file:
             if limit and file.width * file.height > limit:
                 raise too_large
             if target:
                 # A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size.
                 file.draft(None, (max(target), max(target)))
-            image = _convert(ImageOps.exif_transpose(file), mode, printable(path))
+            image = _convert(ImageOps.exif_transpose(file), mode, where)
             if target and image.size != target[::-1]:
                 image = _fit(image, target, fit)
             pixels = np.asarray(image)
@@ -89,22 +123,22 @@ def image_from_file(
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{printable(path)}: is not an image in any format that Pillow reads.") from None
+        raise DataError(f"{where}: is not an image in any format that Pillow reads.") from None
     except OSError as error:
-        raise DataError(f"{printable(path)}: cannot be read ({error.strerror or error}).") from error
+        raise DataError(f"{where}: cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # decoders of broken files raise whatever they stumble over
-        raise DataError(f"{printable(path)}: cannot be decoded ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{where}: cannot be decoded ({type(error).__name__}: {error}).") from error
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _content(path: str | os.PathLike[str]) -> io.BytesIO:
+def _content(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of a file: Pillow takes memory for what a header asks for if it reads from the file itself."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(
             f"{printable(path)}: is not a file (but a folder, pipe or device)."
         )  # a pipe would be waited for
     with open(path, "rb") as file:
-        return io.BytesIO(file.read())
+        return file.read()
 
 
 def _convert(image: Image.Image, mode: str, where: str) -> Image.Image:

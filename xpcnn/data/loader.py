@@ -33,6 +33,8 @@ class Loader:
         device: where the batches go. On a GPU the next batch is copied there while the current one is worked on.
         drop_last: leave out a last batch that is not full.
         prefetch: how many batches are prepared ahead (with workers; at least one for each).
+        share: f(N) -> (first, last), which images of a batch to give, where several processes share it. The labels are
+            those of the whole batch. Randomness does not depend on it; a batch transform sees the whole batch.
 
     Images are uint8, which the network divides by 255, or float32. Labels are int64, or float32 (N, K) from a batch
     transform.
@@ -52,6 +54,7 @@ class Loader:
         device: str | backend.Device = "cpu",
         drop_last: bool = False,
         prefetch: int = 2,
+        share: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
         options = (("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 0), ("prefetch", prefetch, 1))
         for name, value, least in options:
@@ -74,6 +77,7 @@ class Loader:
         self.device = backend.Device(device)
         self.drop_last = drop_last
         self.prefetch = int(prefetch)
+        self.share = share
         self._per_image, self._per_batch = by_kind(transform)
         self._uploader = backend.Uploader(self.device)
         self._next_epoch = 0
@@ -145,7 +149,13 @@ class Loader:
     def _prepare(self, order: np.ndarray, epoch: int, number: int) -> Batch:
         """Return one batch in host memory."""
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-        x, t = gather(self.dataset, chosen), self.labels[chosen]
+        t = self.labels[chosen]
+        own = slice(*((0, len(chosen)) if self.share is None else self.share(len(chosen))))
+        if not self._per_batch:
+            chosen, own = chosen[own], slice(None)
+        if not len(chosen):
+            return np.zeros((0, *self.dataset.shape), np.uint8), t
+        x = gather(self.dataset, chosen)
         if x.shape[1:] != tuple(self.dataset.shape):
             raise DataError(
                 f"the data set says that its images have shape {tuple(self.dataset.shape)}; it gives {x.shape[1:]} for "
@@ -162,7 +172,7 @@ class Loader:
                 f"images must be uint8 (0..255, divided by 255 in the network) or floats; {who} {x.dtype}. "
                 "Use image.astype(np.uint8) or image.astype(np.float32)."
             )
-        return x, t
+        return x[own], t
 
     def _augment(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
         random = backend.generator(self.seed, "augment", epoch, index)

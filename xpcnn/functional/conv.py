@@ -144,8 +144,7 @@ def conv2d_backward(
     """
     mirrored = _mirrored(window)
     if mirrored is not None and winograd.takes(dy, weight, window, groups):
-        turned = winograd.transform(weight, mirrored=True).transpose(0, 2, 1) if need_dx else None
-        dx = None if turned is None else winograd.convolve(dy, turned, mirrored)
+        dx = winograd.input_gradient(dy, weight, mirrored) if need_dx else None
         return dx, winograd.weight_gradient(dy, x, window) if need_dw else None
     if not need_dx:
         return None, _weight_gradient(dy, x, weight, window, groups) if need_dw else None

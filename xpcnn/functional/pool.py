@@ -33,12 +33,12 @@ def _starts(window: Window, axis: int) -> list[slice]:
 # --- max --------------------------------------------------------------------------------------------------------
 
 
-def max_pool2d_forward(x: Array, window: Window) -> Array:
-    """Return the largest element of every window; padding never wins."""
+def max_pool2d_forward(x: Array, window: Window, out: Array | None = None) -> Array:
+    """Return the largest element of every window, in `out` if that is given; padding never wins."""
     xp = array_module(x)
     if fused.takes(x):
         return fused.max_pool2d_forward(x, window)
-    y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype)
+    y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype) if out is None else out
     padded = pad(x, window, -math.inf, "pool")
 
     def work(channels: slice) -> None:  # rows first: their runs are longest

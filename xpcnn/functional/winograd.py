@@ -64,9 +64,14 @@ def transform(weight: Array, mirrored: bool = False) -> Array:
     return u
 
 
-def convolve(x: Array, u: Array, window: Window, bias: Array | None = None, relu: bool = False) -> Array:
-    """Return y (O, OH, OW, N) for x (C, H, W, N), U (16, O, C) and bias (O,) or None; with `relu` max(y, 0)."""
-    y = np.empty((u.shape[1], *window.output, x.shape[3]), x.dtype)
+def convolve(
+    x: Array, u: Array, window: Window, bias: Array | None = None, relu: bool = False, out: Array | None = None
+) -> Array:
+    """Return y (O, OH, OW, N) for x (C, H, W, N), U (16, O, C) and bias (O,) or None; with `relu` max(y, 0).
+
+    It is computed in `out` if that is given.
+    """
+    y = np.empty((u.shape[1], *window.output, x.shape[3]), x.dtype) if out is None else out
     square = A.astype(x.dtype)
     for rows, v in _tiles(x, window, PART):
         products = workspace(np, "winograd products", (16, len(y), v.shape[2]), y.dtype)
@@ -87,6 +92,11 @@ def convolve(x: Array, u: Array, window: Window, bias: Array | None = None, relu
         _over_elements(products.size, product)
         _over_channels(products[0], gather)
     return y
+
+
+def input_gradient(dy: Array, weight: Array, mirrored: Window) -> Array:
+    """Return dx (C, H, W, N) for dy (O, OH, OW, N): a convolution with mirrored kernels; `mirrored` maps dy to dx."""
+    return convolve(dy, transform(weight, mirrored=True).transpose(0, 2, 1), mirrored)
 
 
 def weight_gradient(dy: Array, x: Array, window: Window) -> Array:

@@ -280,6 +280,9 @@ def _examined(model: Classifier | Layer, x: Any) -> Iterator[_Subject]:
             yield _Subject(net, inputs, std, names)
     finally:
         as_written.reset(token)
+        for _, layer in net.walk():  # a watched layer refers to itself, and would keep its memory for a while
+            for method in ("forward", "backward"):
+                vars(layer).pop(method, None)
 
 
 class _Tap:

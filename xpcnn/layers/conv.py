@@ -93,10 +93,9 @@ class Conv2d(Layer):
         x, window, y = ctx
         if y is not None:
             dy = relu_backward(dy, y)
-        weight = built(self.weight, self, dy)
-        dx, dw = conv2d_backward(dy, x, weight, window, self.groups, need_dx, x is not None)
-        if self.weight is not None:
-            self.weight.accumulate(dw)
+        own: Any = self.weight
+        dx, dw = conv2d_backward(dy, x, built(own, self, dy), window, self.groups, need_dx, x is not None)
+        own.accumulate(dw)
         if trainable(self.bias):
             self.bias.accumulate(bias_gradient(dy))  # type: ignore[union-attr]
         return dx

@@ -59,11 +59,10 @@ class Dense(Layer):
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
         (x,) = ctx
-        weight = built(self.weight, self, dy)
-        room = self.weight.room if self.weight is not None and self.weight.data.dtype == dy.dtype else None
-        dx, dw = dense_backward(dy, x, weight, need_dx, x is not None, room)
-        if self.weight is not None:
-            self.weight.accumulate(dw)
+        own: Any = self.weight
+        room = own.room if own.data.dtype == dy.dtype else None  # else dy is float16
+        dx, dw = dense_backward(dy, x, built(own, self, dy), need_dx, x is not None, room)
+        own.accumulate(dw)
         if trainable(self.bias):
             self.bias.accumulate(bias_gradient(dy))  # type: ignore[union-attr]
         return dx

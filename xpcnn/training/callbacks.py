@@ -47,7 +47,11 @@ class Callback:
     """Base class: override what you need. `fit` is the running `Fit`: network, optimizer, history, epoch, batch.
 
     Reading an array of the device in `on_loss` or `on_step_end` makes a GPU wait: do it every so many steps only.
+
+    In a training of several processes (`fit.ranks`) each has its own; what one does to the training, all must do.
     """
+
+    writes = False  # whether it does nothing but print or write files, which is for rank 0 alone
 
     def on_fit_begin(self, fit: Fit) -> None:
         """Before the first epoch of a call of fit."""
@@ -177,6 +181,8 @@ class EarlyStopping(_Monitor):
 class SaveBest(_Monitor):
     """Saves the classifier to `path` (.safetensors or .json) whenever the monitored value improves."""
 
+    writes = True
+
     def __init__(self, path: str | os.PathLike[str], monitor: str = "val_loss") -> None:
         super().__init__(monitor)
         self.path = path
@@ -197,6 +203,8 @@ class SaveBest(_Monitor):
 
 class CSVLog(Callback):
     """Writes the history to a CSV file after every epoch."""
+
+    writes = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
@@ -307,6 +315,8 @@ class Progress(Callback):
         console: where to print, a rich Console.
     """
 
+    writes = True
+
     def __init__(self, style: str = "auto", console: Console | None = None) -> None:
         if style not in ("auto", "bar", "lines"):
             raise ArgumentError(f'progress is "auto", "bar" or "lines"; received {style!r}.')
@@ -358,7 +368,7 @@ class Progress(Callback):
         ends = timedelta(seconds=round((now - self.began) / self.steps * left))
         parts = [f"loss {logs['loss']:.4f}", f"acc {logs['accuracy']:.4f}"]
         parts += [str(self.trend)] if self.console.encoding.startswith("utf") else []
-        return "  ".join([*parts, f"{fresh / (now - self.read):,.0f} images/s", f"{ends} to the end"])
+        return "  ".join([*parts, f"{fresh * fit.ranks.size / (now - self.read):,.0f} images/s", f"{ends} to the end"])
 
     def on_epoch_end(self, fit: Fit, logs: dict[str, float]) -> None:
         self._close()

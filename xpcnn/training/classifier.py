@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import Array, Device, single_threaded_blas, to_device, to_numpy
-from ..data import ArrayDataset, Dataset, mean_std, split
+from ..data import ArrayDataset, Dataset, Subset, mean_std, split
 from ..data.leakage import leak_warning
 from ..errors import ArgumentError, DataError, ShapeError
 from ..functional.activation import softmax_forward
@@ -23,14 +25,16 @@ from ..layers import Layer
 from ..layers.base import Shape
 from ..optim import Adam, Optimizer
 from .callbacks import Callback, Progress, StopOnNaN
+from .communicator import Communicator, communicator
 from .ema import EMA
 from .history import History
 from .inputs import Entrance, as_images, dataset_of, image_options, is_dataset, loader_of, named, numbers, read_files
 from .loop import Fit, Loss, evaluate_batches, run
-from .memory import Demand, TrainingMemory, bytes_of, choose, queued
+from .memory import Demand, TrainingMemory, bytes_of, choose, queued, recomputing
 from .metrics import Report, one_hot
+from .parallel import Exchange
 from .precision import MIXED, LossScale
-from .resume import Checkpoints
+from .resume import Checkpoints, Signals, same_on_all_ranks
 
 if TYPE_CHECKING:
     from ..inspection.summary import Summary
@@ -67,6 +71,10 @@ class Classifier:
             predicted with and saved.
         dtype: of the weights and of all arithmetic; or "mixed_float16" for mixed precision: float32 weights, float16
             arithmetic (see xpcnn.LossScale), which is for GPUs: NumPy computes the same, slowly.
+        parallel: "mpi" for a program that mpiexec has started several times: the processes share every batch of `fit`
+            (see docs/parallel.md). It needs mpi4py (extra "mpi"); without mpiexec it is one process.
+        sync_batch_norm: whether batch norm, in such a training, uses the statistics of the images of all processes; if
+            not, each those of its own.
 
     Attributes:
         net, optimizer, loss, ...: as given.
@@ -91,6 +99,8 @@ class Classifier:
         label_smoothing: float = 0.0,
         ema: float | EMA | None = None,
         dtype: str = "float32",
+        parallel: str | Communicator | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         if not isinstance(net, Layer):
             raise ArgumentError(f"net must be a layer, such as Sequential(...); received {type(net).__name__}.")
@@ -106,6 +116,8 @@ class Classifier:
         self.label_smoothing = label_smoothing
         self.ema = EMA(ema) if isinstance(ema, float) else ema
         self.dtype = dtype
+        self.parallel = parallel
+        self.sync_batch_norm = sync_batch_norm
         self.classes_: list[str] | None = None
         self.input_shape: Shape | None = None
         self.mean: tuple[float, ...] | None = None
@@ -116,7 +128,13 @@ class Classifier:
         self.scale = LossScale() if dtype == MIXED else None
         self._check_options()
 
+    @property
+    def rank(self) -> int:
+        """The number of this process among those that train in parallel; 0 for the first, and for one by itself."""
+        return communicator(self.parallel).rank
+
     def _check_options(self) -> None:
+        communicator(self.parallel)
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ArgumentError(
                 f"loss must be {' or '.join(map(repr, LOSSES))}, or a function; received {self.loss!r}."
@@ -156,7 +174,7 @@ class Classifier:
         """
         shape = tuple(int(n) for n in input_shape)
         if self.classes_ is None:
-            place = Device(self.device)
+            place = communicator(self.parallel).place(self.device)
             kind = "float32" if self.scale is not None else self.dtype
             output = self.net.build(shape, seed=self.seed, dtype=kind, device=place)
             self.net.to(place)
@@ -265,7 +283,7 @@ class Classifier:
                 divided by 255, or floats, which are taken as they are.
             y: labels of x: class numbers or names (N,), or one-hot or soft labels (N, K).
             epochs: how many more times to go through the data.
-            batch_size: images per step.
+            batch_size: images per step, of all processes together.
             validation: data looked at after each epoch: a data set, a pair (x, y), or the fraction of `data` to hold
                 out (stratified, chosen by the seed).
             shuffle: a new order every epoch.
@@ -296,83 +314,120 @@ class Classifier:
 
         Raises:
             ArgumentError: if nothing fits into memory_limit; it says how much is needed. If the checkpoint is of a
-                training with other settings or data; it names them.
+                training with other settings or data, or a process of a parallel training has others; it names them.
             DataError: for data that cannot be used.
             FileFormatError: if there are checkpoints and none of them can be read. A damaged one is passed over, with
                 a warning, for the one before.
             FolderInUseError: if another training uses the folder.
             NonFiniteError: if the loss becomes NaN or infinite.
         """
-        limit = None if memory_limit is None else bytes_of(memory_limit)
-        counts = {"epochs": epochs, "accumulate": accumulate, "micro_batch": 1 if micro_batch is None else micro_batch}
-        for name, value in counts.items():
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ArgumentError(f"{name} must be an int of at least 1; received {value!r}.")
-        keeper = None if checkpoint is None else Checkpoints(checkpoint, every)
-        train, held_out = self._training_data(data, y, validation)
-        if check_leak and held_out is not None and not self.history.epochs and (leak := leak_warning(train, held_out)):
-            log.warning("xpcnn: %s", leak)
-        loader = loader_of(
-            train,
-            batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            transform=augment,
-            workers=workers,
-            device=self.net.device,
-            drop_last=drop_last,
-        )
-        body, self.memory = None, None
-        if limit is not None:
-            demand = Demand(
-                self.net,
-                self._ready()[0],
-                min(batch_size, len(train)),
-                self.optimizer,
-                self.ema is not None,
-                queued(loader),
-                self._entrance.dtype,
+        ranks = communicator(self.parallel)
+        with ranks.guarded(), ranks.agreed():
+            limit = None if memory_limit is None else bytes_of(memory_limit)
+            least = {
+                "epochs": epochs,
+                "accumulate": accumulate,
+                "micro_batch": 1 if micro_batch is None else micro_batch,
+            }
+            for name, value in least.items():
+                if not isinstance(value, (int, np.integer)) or value < 1:
+                    raise ArgumentError(f"{name} must be an int of at least 1; received {value!r}.")
+            keeper = None if checkpoint is None else Checkpoints(checkpoint, every)
+            train, held_out = self._training_data(data, y, validation)
+            if check_leak and not ranks.rank and held_out is not None and not self.history.epochs:
+                leak = leak_warning(train, held_out)
+                if leak:
+                    log.warning("xpcnn: %s", leak)
+            loader = loader_of(
+                train,
+                batch_size,
+                shuffle=shuffle,
+                seed=self.seed,
+                transform=augment,
+                workers=workers,
+                device=self.net.device,
+                drop_last=drop_last,
+                share=ranks.share if ranks.size > 1 else None,
             )
-            with self._arithmetic():
-                self.memory, body = choose(demand, limit, micro_batch)
-            micro_batch = self.memory.micro_batch
-        at_once = batch_size if micro_batch is None else min(int(micro_batch), batch_size)
-        default = [] if any(isinstance(callback, StopOnNaN) for callback in callbacks) else [StopOnNaN()]
-        progress = [] if verbose is False else [Progress("auto" if verbose is True else str(verbose))]
-        fit = Fit(
-            classifier=self,
-            net=self.net,
-            optimizer=self.optimizer,
-            loss=self._loss(train),
-            enter=self._entrance,
-            loader=loader,
-            validate=None if held_out is None else partial(self._validate, held_out, at_once),
-            history=self.history,
-            callbacks=[*default, *callbacks, *progress],
-            epochs=self.history.epochs + int(epochs),
-            seed=self.seed,
-            accumulate=int(accumulate),
-            micro_batch=at_once,
-            weigh=self._weigh(train),
-            recomputing=body if body is not self.net else None,
-            memory=self.memory,
-            schedule=self.schedule,
-            ema=self.ema,
-            scale=self.scale,
-            checkpoints=keeper,
-            first=self.history.epochs + 1,
-        )
-        if keeper is None:
-            self._train(fit)
-        else:
-            with keeper.opened(fit, int(epochs), held_out):
-                if keeper.finished:
-                    fit.stop = f"{keeper.folder} holds this training, finished with epoch {self.history.epochs}"
-                    for callback in progress:
-                        callback.on_fit_end(fit)
-                else:
+            loss, weigh = self._loss(train), self._weigh(train)
+        with ranks.guarded():
+            body, self.memory = None, None
+            if limit is not None:
+                demand = Demand(
+                    self.net,
+                    self._ready()[0],
+                    -(-min(batch_size, len(train)) // ranks.size),
+                    self.optimizer,
+                    self.ema is not None,
+                    queued(loader),
+                    self._entrance.dtype,
+                )
+                self.memory, body = self._within(limit, demand, micro_batch, ranks)
+                micro_batch = self.memory.micro_batch
+            at_once = batch_size if micro_batch is None else min(int(micro_batch), batch_size)
+            default = [] if any(isinstance(callback, StopOnNaN) for callback in callbacks) else [StopOnNaN()]
+            silent = verbose is False or ranks.rank
+            progress = [] if silent else [Progress("auto" if verbose is True else str(verbose))]
+            fit = Fit(
+                classifier=self,
+                net=self.net,
+                optimizer=self.optimizer,
+                loss=loss,
+                enter=self._entrance,
+                loader=loader,
+                validate=None if held_out is None else partial(self._validate, held_out, at_once, ranks),
+                history=self.history,
+                callbacks=[*default, *callbacks, *progress],
+                epochs=self.history.epochs + int(epochs),
+                seed=self.seed,
+                accumulate=int(accumulate),
+                micro_batch=at_once,
+                weigh=weigh,
+                recomputing=body if body is not self.net else None,
+                memory=self.memory,
+                schedule=self.schedule,
+                ema=self.ema,
+                scale=self.scale,
+                checkpoints=keeper,
+                ranks=ranks,
+                first=self.history.epochs + 1,
+            )
+            if ranks.size > 1:
+                same_on_all_ranks(fit, int(epochs), held_out)
+                with ranks.agreed():
+                    fit.exchange = Exchange(self.net, fit.body, ranks, self.sync_batch_norm)
+                fit.exchange.spread()
+            if keeper is None and ranks.size > 1:
+                fit.signals = Signals(signal.SIGINT)
+                with fit.signals.noted():
                     self._train(fit)
+            elif keeper is None:
+                self._train(fit)
+            else:
+                with keeper.opened(fit, int(epochs), held_out):
+                    if keeper.finished:
+                        fit.stop = f"{keeper.folder} holds this training, finished with epoch {self.history.epochs}"
+                        for callback in progress:
+                            callback.on_fit_end(fit)
+                    else:
+                        self._train(fit)
         return self.history
+
+    def _within(
+        self, limit: int, demand: Demand, micro_batch: int | None, ranks: Communicator
+    ) -> tuple[TrainingMemory, Layer | None]:
+        """Return how to train within so much memory, and the network to run: as rank 0 finds it."""
+        found: TrainingMemory | None = None
+        body: Layer | None = None
+        with self._arithmetic():
+            with ranks.agreed():
+                if not ranks.rank:
+                    found, body = choose(demand, limit, micro_batch)
+            found = ranks.broadcast(found)
+            assert found is not None
+            if ranks.rank and found.recompute:
+                body = recomputing(self.net, demand.shape, demand.dtype)
+        return found, body
 
     def _train(self, fit: Fit) -> None:
         keeper, done = fit.checkpoints, False
@@ -383,7 +438,8 @@ class Classifier:
                     keeper.restore(fit)  # what callbacks have just begun anew
                 run(fit)
                 done = True
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            fit.ranks.end_all(interrupt)
             fit.stop = f"interrupted in epoch {fit.epoch}; the history has the {self.history.epochs} before it"
             if keeper is not None:
                 fit.stop = keeper.farewell(fit)
@@ -414,8 +470,8 @@ class Classifier:
             self.std = tuple(float(s) if s > 1e-7 * abs(m) else 1.0 for m, s in zip(mean, std, strict=True))
         return train, held_out
 
-    def _validate(self, dataset: Dataset, batch_size: int) -> dict[str, float]:
-        report = self._evaluate(dataset, batch_size)
+    def _validate(self, dataset: Dataset, batch_size: int, ranks: Communicator) -> dict[str, float]:
+        report = self._evaluate(dataset, batch_size, ranks)
         return {"val_loss": report.loss, "val_accuracy": report.accuracy}
 
     def _loss(self, train: Dataset | None = None) -> Loss:
@@ -489,10 +545,14 @@ class Classifier:
         self._ready()
         return self._evaluate(self._dataset(data, y), batch_size)
 
-    def _evaluate(self, dataset: Dataset, batch_size: int) -> Report:
-        loader = loader_of(dataset, batch_size, shuffle=False, device=self.net.device)
+    def _evaluate(self, dataset: Dataset, batch_size: int, ranks: Communicator | None = None) -> Report:
+        """Evaluate; with `ranks` each of them looks at its share of the data."""
+        first, last = (0, len(dataset)) if ranks is None else ranks.share(len(dataset))
+        part = dataset if last - first in (0, len(dataset)) else Subset(dataset, np.arange(first, last))
+        loader = loader_of(part, batch_size, shuffle=False, device=self.net.device)
         with self._arithmetic(), self.averaged() as net:
-            loss, confusion = evaluate_batches(net, loader, self._entrance, self._loss())
+            batches = loader if first < last else ()
+            loss, confusion = evaluate_batches(net, batches, self._entrance, self._loss(), ranks)
         return Report(loss, confusion, self._ready()[1])
 
     def score(self, data: Any, y: Any = None, batch_size: int = 64) -> float:
@@ -539,6 +599,19 @@ class Classifier:
         names = named(self._ready()[1])
         return index if names is None else np.array(names)[index]
 
+    def for_inference(self) -> Classifier:
+        """Return a classifier that only predicts: the same answers, to rounding, in less time.
+
+        Its network is `net.for_inference()`, of the averaged weights if there are any. It can predict, evaluate and be
+        saved; `fit` refuses. Make it again after training further.
+        """
+        self._ready()
+        result = copy.copy(self)
+        with self.averaged() as net:
+            result.net = (net if self.ema is None else copy.deepcopy(net)).for_inference()
+        result.ema = None
+        return result
+
     def summary(self, batch_size: int | None = None) -> Summary:
         """Return the table of layers: output shapes, parameters, multiplications and memory. Print it.
 
@@ -565,11 +638,13 @@ class Classifier:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, *.safetensors or *.json: weights, architecture, classes, normalisation.
 
-        `xpcnn.load` reads it. The optimizer's state is not in it.
+        `xpcnn.load` reads it. The optimizer's state is not in it. Of several processes that train in parallel, the
+        first writes, and for the others this does nothing.
         """
         from .checkpoint import save  # which makes Classifiers, so it imports this module
 
-        save(self, Path(path))
+        if not self.rank:
+            save(self, Path(path))
 
     def __repr__(self) -> str:
         state = (

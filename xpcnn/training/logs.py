@@ -29,6 +29,8 @@ class TensorBoard(Callback):
             batch/learning_rate against the number of the step; each makes a GPU wait. None for never.
     """
 
+    writes = True
+
     def __init__(self, folder: str | os.PathLike[str], every: int | None = None) -> None:
         if every is not None and every < 1:
             raise ArgumentError(f"every must be at least 1 step, or None; received {every}.")

@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Array, spans
+from ..backend import Array, to_numpy
 from ..data import Loader
 from ..layers import Layer, Step, auxiliaries
 from ..optim import Optimizer
+from .communicator import Communicator, part_of
 from .ema import EMA
 from .history import History
 from .memory import TrainingMemory
 from .metrics import Totals, confusion_counts
+from .parallel import Exchange
 from .precision import LossScale
 
 if TYPE_CHECKING:
     from .callbacks import Callback
     from .classifier import Classifier
-    from .resume import Checkpoints
+    from .resume import Checkpoints, Signals
 
 __all__ = ["Fit", "evaluate_batches", "run", "train_epoch"]
 
@@ -54,6 +56,9 @@ class Fit:
     ema: EMA | None = None
     scale: LossScale | None = None  # of mixed precision
     checkpoints: Checkpoints | None = None
+    ranks: Communicator = field(default_factory=Communicator)  # the processes that share each batch
+    exchange: Exchange | None = None  # makes the gradients theirs, where there are several
+    signals: Signals | None = None  # by which they end together, where there are no checkpoints
     # how far it has come
     first: int = 1  # number of the first epoch of this call
     epoch: int = 0
@@ -69,6 +74,8 @@ class Fit:
     @property
     def body(self) -> Layer:
         """What goes forward and backward."""
+        if self.exchange is not None:
+            return self.exchange.body
         return self.net if self.recomputing is None else self.recomputing
 
     @property
@@ -77,19 +84,21 @@ class Fit:
         return f"epoch {self.epoch}" + (f", batch {self.batch} of {len(self.loader)}" if self.batch else "")
 
     def part(self, labels: Array, t: Array) -> float | Array:
-        """Return the weight of a micro-batch in the loss of its batch, so that the sum is the batch's own loss."""
+        """Return the weight of a piece of a batch in the loss of the whole, so that the sum is the batch's own loss."""
+        if len(labels) in (0, len(t)):
+            return float(len(labels) > 0)
         return len(labels) / len(t) if self.weigh is None else self.weigh(labels) / self.weigh(t)
 
     def weighed(self, gradient: Array, weight: float | Array) -> Array:
         """Return a gradient of the loss times a weight; in mixed precision times the loss scale, in float16."""
-        if not (isinstance(weight, float) and weight == 1.0):
-            gradient = (gradient * weight).astype(gradient.dtype, copy=False)
+        gradient = _times(gradient, weight).astype(gradient.dtype, copy=False)
         return gradient if self.scale is None else self.scale.apply(gradient, self.x.dtype)
 
     def call(self, event: str, *args: Any) -> None:
-        """Tell every callback."""
+        """Tell every callback; those that print or write live on rank 0 only."""
         for callback in self.callbacks:
-            getattr(callback, event)(self, *args)
+            if not (self.ranks.rank and callback.writes):
+                getattr(callback, event)(self, *args)
 
     def factor(self, update: int, updates: int) -> float:
         """Return what the schedule multiplies learning rates with in one of the epoch's updates (counted from 0)."""
@@ -113,39 +122,73 @@ def train_epoch(fit: Fit, start: int = 0) -> None:
         factor = fit.factor(update=index // k, updates=-(-steps // k))
         fit.lr = optimizer.lr * factor
         share = 1.0 / min(k, steps - index // k * k)  # of this batch in its update; the last group may be smaller
-        add_gradients(fit, images, t, (fit.epoch - 1) * steps + index, share)
-        if fit.batch % k == 0 or fit.batch == steps:
+        complete = fit.batch % k == 0 or fit.batch == steps
+        add_gradients(fit, images, t, (fit.epoch - 1) * steps + index, share, complete)
+        if complete:
+            if fit.exchange is not None:
+                fit.exchange.finish()
             optimizer.step(net, factor, fit.scale)  # updates, then clears the gradients
             if fit.ema is not None:
                 fit.ema.update(net)
         fit.call("on_step_end")
         if fit.checkpoints is not None:
             fit.checkpoints.after_step(fit)
+        elif fit.signals is not None:
+            fit.signals.after_step(fit)
 
 
-def add_gradients(fit: Fit, images: Array, t: Array, number: int, share: float) -> None:
-    """Add the gradients of batch `number` times its share in the update: in one piece, or in micro-batches."""
-    size = fit.micro_batch or len(images)
-    most = -(-fit.loader.batch_size // size)  # micro-batches in a full batch
-    pieces = spans(len(images), -(-len(images) // size))
+def add_gradients(fit: Fit, images: Array, t: Array, number: int, share: float, complete: bool = True) -> None:
+    """Add the gradients of batch `number` times its share in the update: in one piece, or in micro-batches.
+
+    Args:
+        fit: the training.
+        images: those of the batch that are this rank's.
+        t: labels of the whole batch.
+        number: of the batch, over all epochs.
+        share: of the batch in its update.
+        complete: whether no other batch belongs to that update.
+    """
+    ranks, exchange = fit.ranks, fit.exchange
+    first, last = ranks.share(len(t))
+    own, size = t[first:last], fit.micro_batch or len(t)
+    most, count = (
+        -(-n // (ranks.size * size)) for n in (fit.loader.batch_size, len(t))
+    )  # pieces, equally many for all
     losses = []
-    for index, (first, last) in enumerate(pieces):
-        labels = t[first:last]
-        part = 1.0 if len(pieces) == 1 else fit.part(labels, t)
-        fit.x = fit.enter(images[first:last])
-        fit.step = Step(fit.seed, number * most + index, need_dx=False)
-        forward_backward(fit, labels, part * share)
-        losses.append(fit.batch_loss if len(pieces) == 1 else fit.batch_loss * part)
-    fit.batch_loss = sum(losses[1:], losses[0])
+    for index in range(count):
+        start, stop = part_of(len(own), index, count)
+        labels = own[start:stop]
+        fit.step = Step(fit.seed, (number * ranks.size + ranks.rank) * most + index, need_dx=False)
+        if exchange is not None:
+            exchange.begin(len(t), index, count, complete)
+        if len(labels):
+            fit.x = fit.enter(images[start:stop])
+            weight = fit.part(labels, t)
+            exact = 1.0 if fit.weigh is None else weight * (len(t) / len(labels))  # class weights count in the mean
+            forward_backward(fit, labels, weight * share, exact)
+            losses.append(_times(fit.batch_loss, fit.part(labels, own)))
+        elif exchange is not None and exchange.pads:
+            fit.x = fit.enter(fit.net.xp.zeros((1, *images.shape[1:]), images.dtype))
+            forward_backward(fit, t[:1], 0.0, None)
+    fit.batch_loss = sum(losses[1:], losses[0]) if losses else fit.net.xp.zeros(())
 
 
-def forward_backward(fit: Fit, t: Array, weight: float | Array) -> None:
-    """Add the gradients of `fit.x` times a weight. What forward kept is gone on return, before the next forward."""
+def _times(value: Array, weight: float | Array) -> Array:
+    """Multiply, unless by one."""
+    return value if isinstance(weight, float) and weight == 1.0 else value * weight
+
+
+def forward_backward(fit: Fit, t: Array, weight: float | Array, exact: float | Array | None = 1.0) -> None:
+    """Add the gradients of `fit.x` times a weight. What forward kept is gone on return, before the next forward.
+
+    The loss times `exact` goes into the totals; None is for images that do not count.
+    """
     outputs, ctx = fit.body.forward(fit.x, fit.step or True)
     logits = outputs.astype(fit.net.dtype, copy=False)  # float32 in mixed precision
     fit.batch_loss, dlogits = fit.loss(logits, t)
-    fit.totals.add(fit.batch_loss, logits, t)
-    fit.call("on_loss")
+    if exact is not None:
+        fit.totals.add(_times(fit.batch_loss, exact), logits, t)
+        fit.call("on_loss")
 
     for head in auxiliaries(ctx):  # side classifiers learn the same labels
         side: Array = head.logits
@@ -154,9 +197,13 @@ def forward_backward(fit: Fit, t: Array, weight: float | Array) -> None:
 
 
 def evaluate_batches(
-    net: Layer, batches: Iterable[tuple[Array, Array]], enter: Callable[[Array], Array], loss: Loss
+    net: Layer,
+    batches: Iterable[tuple[Array, Array]],
+    enter: Callable[[Array], Array],
+    loss: Loss,
+    ranks: Communicator | None = None,
 ) -> tuple[float, Array]:
-    """Return the mean loss per image and the confusion matrix (K, K), rows = truth."""
+    """Return the mean loss per image and the confusion matrix (K, K), rows = truth; of the images of all `ranks`."""
     totals, confusion = Totals(net.xp), None
     for images, t in batches:
         outputs, _ = net.forward(enter(images), False)
@@ -164,6 +211,10 @@ def evaluate_batches(
         totals.add(loss(logits, t)[0], logits, t)
         counts = confusion_counts(logits, t)
         confusion = counts if confusion is None else confusion + counts
+    if ranks is not None and ranks.size > 1:
+        totals = ranks.over(totals)
+        found = ranks.gather(None if confusion is None else to_numpy(confusion))
+        confusion = sum(part for part in found if part is not None)
     return totals.read()["loss"], confusion
 
 
@@ -176,12 +227,18 @@ def run(fit: Fit) -> None:
         if fit.batch and fit.checkpoints is not None:  # resumed inside an epoch, whose beginning is in the state
             fit.checkpoints.restore(fit)
         train_epoch(fit, fit.batch)
+        fit.totals = fit.ranks.over(fit.totals)
+        if fit.exchange is not None:
+            fit.exchange.level()
+            fit.exchange.check(f"epoch {fit.epoch}")
         logs = fit.totals.read()  # the one wait of an epoch
         if fit.validate is not None:
             logs |= fit.validate()
         logs |= {"epoch": fit.epoch, "lr": fit.lr, "seconds": time.perf_counter() - fit.began}
+        logs = fit.ranks.broadcast(logs)
         fit.history.append(logs)
         fit.call("on_epoch_end", logs)
+        fit.stop = next((reason for reason in fit.ranks.gather(fit.stop) if reason is not None), None)
         fit.batch = 0
         if fit.checkpoints is not None:
             fit.checkpoints.after_epoch(fit)

@@ -170,6 +170,7 @@ def lr_find(
             f"high {high}, steps {steps}, smoothing {smoothing}."
         )
     twin = copy.deepcopy(classifier)
+    twin.parallel = None  # every rank does all of it, and comes to the same
     rate = twin.optimizer.lr
     if not rate > 0:
         raise ArgumentError("lr_find multiplies the optimizer's learning rate, which is 0: give it another.")

@@ -27,6 +27,7 @@ __all__ = [
     "TrainingMemory",
     "bytes_of",
     "choose",
+    "flattened",
     "memory_of",
     "queued",
     "recomputing",
@@ -299,17 +300,18 @@ def recomputing(net: Layer, shape: Shape, dtype: Any = None) -> Layer | None:
 def _blocks(net: Layer) -> list[Layer]:
     """The layers of nested Sequentials in order; those without parameters go with the one before them."""
     blocks: list[list[Layer]] = []
-    for layer in _flattened(net):
+    for layer in flattened(net):
         if not blocks or layer.parameters() or _has_side(blocks[-1][-1]):
             blocks.append([])
         blocks[-1].append(layer)
     return [block[0] if len(block) == 1 else Sequential(*block) for block in blocks]
 
 
-def _flattened(net: Layer) -> Iterator[Layer]:
+def flattened(net: Layer) -> Iterator[Layer]:
+    """Yield the layers of nested Sequentials in order; of any other network itself."""
     if type(net) is Sequential:
         for _, layer in net.children():
-            yield from _flattened(layer)
+            yield from flattened(layer)
     else:
         yield net
 
@@ -332,7 +334,7 @@ def _segments(sizes: list[int], most: float, apart: list[bool]) -> list[tuple[in
 
 def _segment(blocks: list[Layer]) -> Layer:
     """One segment; a single plain layer keeps little more than its input anyway."""
-    segment = Sequential(*(layer for block in blocks for layer in _flattened(block)))
+    segment = Sequential(*(layer for block in blocks for layer in flattened(block)))
     if _has_side(segment) or len(segment.leaves()) == 1:
         return segment
     return Recompute(segment)

@@ -22,7 +22,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,13 +38,14 @@ from ..files import locked, remove_leftovers
 from ..layers import config
 from ..version import __version__
 from .callbacks import Callback, Progress
+from .communicator import Communicator, common
 from .inputs import loader_of
 from .metrics import Totals
 
 if TYPE_CHECKING:
     from .loop import Fit
 
-__all__ = ["FORMAT", "KIND", "Checkpoints", "checkpoints_in", "fingerprint", "identity"]
+__all__ = ["FORMAT", "KIND", "Checkpoints", "Signals", "checkpoints_in", "fingerprint", "identity", "same_on_all_ranks"]
 
 FORMAT = 1
 KIND = "checkpoint"
@@ -94,13 +95,17 @@ def _text(value: Any) -> Any:
 def identity(fit: Fit, epochs: int, validation: Dataset | None) -> dict[str, Any]:
     """Return, as JSON-able data, what a training depends on and its checkpoint does not hold.
 
-    Callbacks belong to it as far as they keep a state. How many workers, how often it is saved, what is printed and
-    the device do not.
+    Callbacks belong to it as far as they keep a state. How many workers and ranks, how often it is saved, what is
+    printed and the device do not.
     """
+    return {"network": config(fit.net)} | _settings(fit, epochs, validation)
+
+
+def _settings(fit: Fit, epochs: int, validation: Dataset | None) -> dict[str, Any]:
+    """Return all of it but the network."""
     classifier, loader = fit.classifier, fit.loader
     weights = classifier.class_weights
     found = {
-        "network": config(fit.net),
         "frozen": [name for name, parameter in fit.net.parameters().items() if not parameter.trainable],
         "dtype": classifier.dtype,
         "optimizer": {name: _text(value) for name, value in fit.optimizer.settings().items()},
@@ -127,28 +132,72 @@ def identity(fit: Fit, epochs: int, validation: Dataset | None) -> dict[str, Any
             for callback in _keeping(fit)
         ],
     }
+    if classifier.sync_batch_norm:
+        found["sync_batch_norm"] = True
     plain: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as they will be when read
     return plain
 
 
-def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
+def same_on_all_ranks(fit: Fit, epochs: int, validation: Dataset | None) -> None:
+    """Raise, on all ranks, if one was started with other data, settings or versions than the others.
+
+    Raises:
+        ArgumentError: naming the first such rank and what is different there.
+    """
+    ranks = fit.ranks
+    with ranks.agreed():
+        network = {name: [*p.data.shape, str(p.data.dtype)] for name, p in fit.net.parameters().items()}
+        versions = {name: value for name, value in _environment(fit).items() if name in ("xpcnn", "numpy")}
+        own = {"network": network, "device": fit.net.device.kind, **_settings(fit, epochs, validation), **versions}
+        digest = hashlib.blake2b(json.dumps(own, sort_keys=True).encode(), digest_size=16).hexdigest()
+    if len(set(ranks.gather(digest))) == 1:
+        return
+    first, *others = ranks.gather(own)
+    for rank, other in enumerate(others, 1):
+        if differences := list(_differences(first, other, "{} is {} on rank 0 and {} on rank " + str(rank))):
+            raise common(
+                ArgumentError(
+                    f"all ranks must have the same data and settings: {_listed(differences)}. "
+                    "Give every process the same arguments."
+                )
+            )
+
+
+def _listed(differences: list[str]) -> str:
+    more = f"; and {len(differences) - SHOWN} more" * (len(differences) > SHOWN)
+    return "; ".join(differences[:SHOWN]) + more
+
+
+def _differences(then: Any, now: Any, words: str = "{} was {} and is now {}", path: str = "") -> Iterator[str]:
     """Name the places where two JSON-able values differ."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*then, *now]):
-            yield from _differences(then.get(key), now.get(key), f"{path}.{key}" if path else key)
+            yield from _differences(then.get(key), now.get(key), words, f"{path}.{key}" if path else key)
     elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         for index, pair in enumerate(zip(then, now, strict=True)):
-            yield from _differences(*pair, f"{path}[{index}]")
+            yield from _differences(*pair, words, f"{path}[{index}]")
     elif then != now:
-        yield f"{path} was {str(then)[:80]} and is now {str(now)[:80]}"
+        yield words.format(path, str(then)[:80], str(now)[:80])
 
 
 # --- what a training has come to --------------------------------------------------------------------------------
 
 
+def _collected(fit: Fit) -> tuple[Totals | None, Any]:
+    """Return the totals of an epoch, and the gradients of an accumulation, in whose middle we are, of all ranks."""
+    if fit.exchange is not None:
+        fit.exchange.level()
+    gradients = None
+    if fit.batch % fit.accumulate and fit.batch < len(fit.loader):
+        gradients = fit.net.flat().grad
+        if fit.ranks.size > 1:
+            gradients = gradients.copy()
+            fit.ranks.sum(gradients)
+    return fit.ranks.over(fit.totals) if fit.batch else None, gradients
+
+
 def _state(fit: Fit, finished: bool) -> dict[str, Any]:
-    totals = {"count": fit.totals.count, "loss": fit.totals.loss, "correct": fit.totals.correct} if fit.batch else None
-    updating = fit.batch % fit.accumulate and fit.batch < len(fit.loader)  # in the middle of an accumulation
+    totals, gradients = _collected(fit)
     return {
         "finished": finished,
         "stop": fit.stop,
@@ -159,8 +208,8 @@ def _state(fit: Fit, finished: bool) -> dict[str, Any]:
         "seconds": time.perf_counter() - fit.began if fit.batch else 0.0,
         "lr": fit.lr,
         "history": dict(fit.history),
-        "totals": totals,
-        "gradients": fit.net.flat().grad if updating else None,
+        "totals": totals and {"count": totals.count, "loss": totals.loss, "correct": totals.correct},
+        "gradients": gradients,
         "net": fit.net.state_dict(),
         "optimizer": fit.optimizer.state_dict(),
         "optimizer_lr": fit.optimizer.lr,
@@ -171,18 +220,20 @@ def _state(fit: Fit, finished: bool) -> dict[str, Any]:
 
 
 def _restore(fit: Fit, state: Mapping[str, Any]) -> None:
-    place = fit.net.device
+    place, first = fit.net.device, not fit.ranks.rank  # sums of all ranks are taken up by the first
     fit.stop, fit.first, fit.epochs = state["stop"], state["first"], state["last"]
     fit.epoch, fit.batch, fit.lr = state["epoch"], state["batch"], state["lr"]
     fit.began = time.perf_counter() - state["seconds"]
     fit.history.clear()
     fit.history.update({name: list(values) for name, values in state["history"].items()})
     if state["totals"] is not None:
+        fit.totals = Totals(fit.net.xp)
+    if state["totals"] is not None and first:
         fit.totals = Totals(fit.net.xp, state["totals"]["count"])
         fit.totals.loss = to_device(state["totals"]["loss"].copy(), place)
         fit.totals.correct = to_device(state["totals"]["correct"].copy(), place)
     fit.net.load_state_dict(state["net"])
-    fit.net.flat().grad[...] = 0.0 if state["gradients"] is None else to_device(state["gradients"], place)
+    fit.net.flat().grad[...] = to_device(state["gradients"], place) if first and state["gradients"] is not None else 0.0
     fit.optimizer.load_state_dict(state["optimizer"])
     fit.optimizer.lr = state["optimizer_lr"]
     if fit.ema is not None:
@@ -235,6 +286,52 @@ def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+# --- signals ----------------------------------------------------------------------------------------------------
+
+
+class Signals:
+    """Takes note of signals while a training runs, so that it can finish its step; a second one breaks the step off.
+
+    Signals reach the main thread only: in any other one they keep their meaning. A signal to one rank is one to all.
+    """
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+        self.received: int | None = None  # by this process
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Take note of them inside."""
+        main = threading.current_thread() is threading.main_thread()
+        taken = [s for s in self.numbers if main and signal.getsignal(s) not in (signal.SIG_IGN, None)]
+        before = {number: signal.signal(number, self._note) for number in taken}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        again, self.received = self.received is not None, number
+        if again:
+            raise KeyboardInterrupt
+
+    def agree(self, ranks: Communicator) -> int | None:
+        """Return the signal that any rank has received."""
+        return ranks.signal(self.received)
+
+    def after_step(self, fit: Fit) -> None:
+        """End the training, where it has no checkpoints, if there was a signal.
+
+        Raises:
+            KeyboardInterrupt: on all ranks.
+        """
+        if self.agree(fit.ranks) is not None:
+            if fit.exchange is not None:
+                fit.exchange.level()
+            raise common(KeyboardInterrupt())
+
+
 # --- the folder -------------------------------------------------------------------------------------------------
 
 
@@ -256,46 +353,36 @@ class Checkpoints:
         self.finished = False  # whether that was the end
         self.good: list[Path] = []  # the files to keep, oldest first
         self.saved = ""  # how far the newest of them goes
-        self.signal: int | None = None
+        self.signals = Signals(signal.SIGINT, signal.SIGTERM)
 
     @contextmanager
     def opened(self, fit: Fit, epochs: int, validation: Dataset | None) -> Iterator[None]:
         """Lock the folder, clear it of what a killed process was just writing, and bring `fit` to where it was.
 
-        Inside, SIGINT and SIGTERM let the step at hand be finished; a second one breaks it off. Signals reach the main
-        thread only, so in any other one they keep their meaning. After SIGTERM the program exits.
+        Inside, SIGINT and SIGTERM let the step at hand be finished. After SIGTERM the program exits. Of several ranks,
+        the first has the folder and reads for all.
 
         Raises:
             ArgumentError: if the newest checkpoint is one of another training.
             FileFormatError: if there are checkpoints, and all of them are damaged.
             FolderInUseError: if another training has the folder.
         """
-        self.identity = identity(fit, epochs, validation)
-        main = threading.current_thread() is threading.main_thread()
-        with locked(self.folder), self._signals() if main else nullcontext():
-            remove_leftovers(self.folder)
-            self._find(fit)
+        ranks = fit.ranks
+        with ExitStack() as stack:
+            stack.enter_context(self.signals.noted())
+            with ranks.agreed():
+                self.identity = identity(fit, epochs, validation)
+                if not ranks.rank:
+                    stack.enter_context(locked(self.folder))
+                    remove_leftovers(self.folder)
+                    self._find(fit)
+            self.state, self.finished, self.good = ranks.broadcast((self.state, self.finished, self.good))
             self.restore(fit)
             yield
-        if self.signal == signal.SIGTERM:
+        if self.signals.agree(ranks) == signal.SIGTERM:
             if not any(isinstance(callback, Progress) for callback in fit.callbacks):
                 log.warning("%s", fit.stop)
-            raise SystemExit(128 + signal.SIGTERM)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        taken = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) not in (signal.SIG_IGN, None)]
-        before = {number: signal.signal(number, self._note) for number in taken}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        again, self.signal = self.signal is not None, number
-        if again:
-            raise KeyboardInterrupt
+            raise common(SystemExit(128 + signal.SIGTERM))
 
     # --- reading ---
 
@@ -326,12 +413,11 @@ class Checkpoints:
     def _compare(self, path: Path, content: Mapping[str, Any], fit: Fit) -> None:
         differences = list(_differences(content["identity"], self.identity))
         if differences:
-            more = f"; and {len(differences) - SHOWN} more" * (len(differences) > SHOWN)
             raise ArgumentError(
-                f"{path} is of a training with other settings: {'; '.join(differences[:SHOWN])}{more}. "
+                f"{path} is of a training with other settings: {_listed(differences)}. "
                 "Give the same settings to go on with it, or another folder to begin anew."
             )
-        changed = list(_differences(content["environment"], _environment(fit)))
+        changed = list(_differences({"ranks": 1} | content["environment"], _environment(fit)))
         if changed:
             log.warning("%s: %s. The last bits may differ from those of a run in one go.", path, "; ".join(changed))
 
@@ -371,22 +457,27 @@ class Checkpoints:
 
     def _after(self, fit: Fit, due: bool) -> None:
         self.state = None
-        if due or self.signal is not None:
+        ended = self.signals.agree(fit.ranks) is not None
+        if due or ended:
             self.write(fit)
-        if self.signal is not None:
-            raise KeyboardInterrupt
+        if ended:
+            raise common(KeyboardInterrupt())
 
     def write(self, fit: Fit, finished: bool = False) -> None:
         """Write a checkpoint; then remove all but the last two.
 
-        Weights that are NaN or infinite are not worth keeping: those before stay.
+        All ranks call it, and the first writes. Weights that are NaN or infinite are not worth keeping: those before
+        stay.
 
         Raises:
             OSError: if it cannot be written, to a full disk for example. Those before stay.
         """
         with fit.net.device:
             arrays: dict[str, np.ndarray] = {}
-            state = _pack(_state(fit, finished), "", arrays)
+            found = _state(fit, finished)
+            if fit.ranks.rank:
+                return
+            state = _pack(found, "", arrays)
             weights = [array for name, array in arrays.items() if name.startswith("net/")]
         if not all(np.isfinite(array).all() for array in weights):
             return
@@ -406,6 +497,7 @@ def _environment(fit: Fit) -> dict[str, Any]:
     return {
         "device": str(fit.net.device),
         "threads": threads(),
+        "ranks": fit.ranks.size,
         "xpcnn": __version__,
         "numpy": np.__version__,
     }
