@@ -32,6 +32,7 @@ from xpcnn import (
     MaxPool2d,
     ReLU,
     Sequential,
+    backend,
 )
 from xpcnn.cli import main
 from xpcnn.data import Compose, Mixup, RandomAffine, RandomHorizontalFlip
@@ -389,12 +390,23 @@ def test_what_does_not_change_numbers_may_change(tmp_path):
     assert_same_bits(other.life(checkpoint=tmp_path / "there", every=5, verbose="lines")[:1], expected[:1])
 
 
-def test_another_number_of_threads_is_worth_a_warning(tmp_path, monkeypatch, caplog):
+def test_another_number_of_lanes_is_worth_a_warning(tmp_path, monkeypatch, caplog):
     TRAININGS["plain"].life(dies=4, checkpoint=tmp_path, every=2)
-    monkeypatch.setattr("xpcnn.training.resume.threads", lambda: 77)
+    monkeypatch.setattr("xpcnn.training.resume.lanes", lambda: 77)
     with caplog.at_level(logging.WARNING, "xpcnn"):
         assert TRAININGS["plain"].life(checkpoint=tmp_path) is not None
-    assert re.search(r"threads was \d+ and is now 77. The last bits may differ", caplog.text)
+    assert re.search(r"lanes was \d+ and is now 77. The last bits may differ", caplog.text)
+
+
+def test_another_number_of_threads_with_the_same_lanes_is_not(tmp_path, monkeypatch, caplog):
+    for name in ("_count", "_lanes"):
+        monkeypatch.setattr(backend, name, getattr(backend, name))  # and back
+    backend.set_threads(2, lanes=4)
+    TRAININGS["plain"].life(dies=4, checkpoint=tmp_path, every=2)
+    backend.set_threads(1, lanes=4)
+    with caplog.at_level(logging.WARNING, "xpcnn"):
+        assert TRAININGS["plain"].life(checkpoint=tmp_path) is not None
+    assert "was" not in caplog.text
 
 
 def test_a_layer_that_no_file_may_name_is_refused_before_training(tmp_path):

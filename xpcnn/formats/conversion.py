@@ -40,9 +40,9 @@ def convert(
         ArgumentError: for other suffixes, or a source that lacks what the target needs.
         FileFormatError: for a source that cannot be read.
     """
-    from . import FORMATS, WEIGHTS, pth, read, read_weights, write, write_weights  # the package imports this module
+    from . import FORMATS, TORCH, WEIGHTS, pth, read, read_weights, write, write_weights  # the package imports this module
 
-    known = {"source": [*WEIGHTS, ".onnx"], "target": [*FORMATS, ".pth", ".pt", ".th", ".bin", ".onnx"]}
+    known = {"source": [*WEIGHTS, ".onnx"], "target": [*FORMATS, *TORCH, ".onnx"]}
     first, second = (Path(path).suffix.lower() for path in (source, target))
     for what, path, suffix in (("source", source, first), ("target", target, second)):
         if suffix not in known[what]:

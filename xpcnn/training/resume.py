@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import formats
-from ..backend import threads, to_device, to_numpy
+from ..backend import lanes, to_device, to_numpy
 from ..data import Dataset
 from ..data.datasets import gather
 from ..errors import ArgumentError, FileFormatError, StateDictError
@@ -496,7 +496,7 @@ class Checkpoints:
 def _environment(fit: Fit) -> dict[str, Any]:
     return {
         "device": str(fit.net.device),
-        "threads": threads(),
+        "lanes": lanes(),  # which decide the bits, however many threads there are
         "ranks": fit.ranks.size,
         "xpcnn": __version__,
         "numpy": np.__version__,
