@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds cudasim/lib from src/ where its sources, flags or compiler changed; else does nothing.
 # Needs g++ and the headers of the nvidia-cuda-runtime wheel. Usage: ./build.sh [path/to/venv/bin/python]
+# CUDASIM_CXXFLAGS adds flags of the compiler and the linker, for example -fsanitize=undefined.
 set -eu
 cd "$(dirname "$0")"
 python=${1:-python3}
@@ -14,8 +15,10 @@ fail() {
 command -v "$CXX" >/dev/null || fail "needs a C++17 compiler and finds no $CXX (Debian, Ubuntu: apt-get install g++)"
 headers=$("$python" -c 'import os, nvidia.cu13 as m; print(os.path.join(next(iter(m.__path__)), "include"))' 2>/dev/null) ||
   fail "$python has no CUDA headers; run: $python -m pip install -r $(pwd)/requirements.txt"
-flags="-std=c++17 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -frounding-math"
-flags="$flags ${CUDASIM_CXXFLAGS:-}"
+# IEEE arithmetic as written: no fused multiply-add of the compiler's own making, and no constants folded as if numbers
+# were always rounded to nearest (instructions with .rz and the like change the mode).
+arithmetic="-ffp-contract=off -frounding-math"
+flags="-std=c++17 -O2 -Wall -Wextra -fPIC -fvisibility=hidden -fno-strict-aliasing $arithmetic ${CUDASIM_CXXFLAGS:-}"
 
 lib=cudasim/lib
 stamp=$({ find src -type f | LC_ALL=C sort | xargs cat; cat build.sh; echo "$flags"; "$CXX" --version; } | sha256sum)
@@ -26,38 +29,38 @@ fi
 
 new=$(mktemp -d "$(pwd)/build.XXXXXX")
 trap 'rm -rf "$new"' EXIT
+mkdir "$new/out"
 echo "cudasim: building $lib (about half a minute)"
-for name in ptx rt blas rand; do
-  # shellcheck disable=SC2086  # flags are words
-  { "$CXX" $flags -Isrc/inc "-I$headers" -c src/$name.cpp -o "$new/$name.o" && touch "$new/$name.ok"; } &
-done
-wait
-for name in ptx rt blas rand; do
-  [ -f "$new/$name.ok" ] || fail "src/$name.cpp does not compile with $("$CXX" --version | head -n 1)"
-done
-rm "$new"/*.ok
+# shellcheck disable=SC2016,SC2086  # the inner shell expands $0 and $1; flags are words
+printf '%s\n' src/*/*.cpp |
+  xargs -I FILE -P "$(nproc)" sh -c '
+    object=$0/$(echo "$1" | tr / .).o && file=$1 && shift
+    "$@" -c "$file" -o "$object"' "$new" FILE "$CXX" $flags -Isrc -Isrc/inc "-I$headers" ||
+  fail "src does not compile with $("$CXX" --version | head -n 1)"
 
-cd "$new"
-mkdir out
-"$CXX" -shared -o out/libcudasim.so rt.o ptx.o -ldl -lpthread -Wl,-soname,libcudasim.so
-echo 'int cudasim_stub_marker;' >empty.cpp
-"$CXX" -fPIC -c empty.cpp -o empty.o
-link() { # soname, object, then flags: a library that CuPy loads by name and that finds its functions in libcudasim.so
-  soname=$1 object=$2
-  shift 2
-  "$CXX" -shared -o "out/$soname" "$object" "-Wl,-soname,$soname" "$@" \
-    -Wl,--no-as-needed -Lout -lcudasim '-Wl,-rpath,$ORIGIN'
+link() { # soname, objects and flags...: a library that CuPy loads by name
+  soname=$1
+  shift
+  # shellcheck disable=SC2086
+  "$CXX" -shared ${CUDASIM_CXXFLAGS:-} -o "out/$soname" "$@" "-Wl,-soname,$soname"
+}
+with_libcudasim() { # the same, where its functions are found in libcudasim.so
+  link "$@" -Wl,--no-as-needed -Lout -lcudasim '-Wl,-rpath,$ORIGIN'
 }
 versioned() { # the same, with symbols of the version that CuPy asks for
   printf '%s { global: *; };\n' "$1" >"$1.map"
-  link "$1" "$2" "-Wl,--version-script=$1.map"
+  with_libcudasim "$@" "-Wl,--version-script=$1.map"
 }
-link libcuda.so.1 empty.o
-link libcudart.so.13 empty.o
-link libcublasLt.so.13 empty.o
-versioned libcublas.so.13 blas.o
-versioned libcurand.so.10 rand.o
-cd ../
+cd "$new"
+link libcudasim.so src.common.*.o src.ptx.*.o src.runtime.*.o -ldl -lpthread
+echo 'int cudasim_marker;' >empty.cpp
+"$CXX" -fPIC -c empty.cpp -o empty.o
+with_libcudasim libcuda.so.1 empty.o
+with_libcudasim libcudart.so.13 empty.o
+with_libcudasim libcublasLt.so.13 empty.o
+versioned libcublas.so.13 src.blas.*.o
+versioned libcurand.so.10 src.rand.*.o
+cd ..
 echo "$stamp" >"$new/out/stamp"
 rm -rf "$lib"
 mv "$new/out" "$lib"
