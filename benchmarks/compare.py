@@ -6,6 +6,9 @@
 Each round lets one side work for a while and then the other, in turn first. The ratio (torch time / our time, above 1
 we are faster) is the median over rounds of the ratio of the two medians of that round, with the least and greatest.
 Rounds in which the rest of the machine took more than `--busy` of a core are left out and counted.
+
+Rows "... for_inference" are the same network after `net.for_inference()`; torch's side stays as it is, `eval()` in
+`inference_mode()`. `inference.py` compares more ways to predict.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import time
 from pathlib import Path
 
 SIDES = ("torch", "xpcnn")
+FAST = " for_inference"
 LAUNCHES = Path(__file__).parent / "results" / "launches.json"  # of a step on a GPU: benchmarks/launches.py wrote it
 
 
@@ -43,11 +47,34 @@ def busy_elsewhere():
     return total, own.ru_utime + own.ru_stime, time.perf_counter()
 
 
-def serve(side, name, threads):
-    """Answer each line "SECONDS" on stdin with the step times of so many seconds, as JSON."""
-    from xpcnn.inspection.bench import WORKLOADS, runner, sgemm_peak
+def workloads():
+    """Return the workloads by name, those of inference a second time."""
+    from xpcnn.inspection.bench import WORKLOADS
 
-    workload = WORKLOADS[name]
+    names = [[name] if workload.optimizer else [name, name + FAST] for name, workload in WORKLOADS.items()]
+    return {name: WORKLOADS[name.removesuffix(FAST)] for group in names for name in group}
+
+
+def images(workload):
+    """Return the random images that our side takes."""
+    import numpy as np
+
+    return np.random.default_rng(0).standard_normal((workload.batch, *workload.shape), dtype=np.float32)
+
+
+def fast_runner(workload):
+    """Return a function that predicts once with the network made for it."""
+    net, x = workload.network(), images(workload)
+    net.build(workload.shape)
+    fast = net.for_inference()
+    return lambda: fast(x)
+
+
+def serve(side, name, threads):
+    """Measure a workload on one side."""
+    from xpcnn.inspection.bench import runner, sgemm_peak
+
+    workload = workloads()[name]
     if side == "torch":
         import torch
         import torch_side
@@ -60,13 +87,17 @@ def serve(side, name, threads):
 
         xpcnn.set_threads(threads)
         imported = peak_memory()
-        step = runner(workload)
+        step = fast_runner(workload) if name.endswith(FAST) else runner(workload)
     for _ in range(3):
         step()
     memory = peak_memory()
     time.sleep(0.3)
-    peak = sgemm_peak() if side == "xpcnn" else None
-    print(json.dumps({"imported": imported, "memory": memory, "peak": peak}), flush=True)
+    answer(step, imported=imported, memory=memory, peak=sgemm_peak() if side == "xpcnn" else None)
+
+
+def answer(step, **ready):
+    """Say that we are ready, then answer each line "SECONDS" on stdin with the step times of so many seconds."""
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         seconds, times = float(line), []
         before = busy_elsewhere()
@@ -84,8 +115,6 @@ def serve(side, name, threads):
 
 def compare(name, rounds, seconds, threads, busy):
     """Return the results of one workload."""
-    from xpcnn.inspection.bench import WORKLOADS
-
     command = [sys.executable, __file__, "--serve"]
     sides, ready = {}, {}
     for side in SIDES:  # one after the other: ours measures the peak when all is quiet
@@ -121,7 +150,7 @@ def compare(name, rounds, seconds, threads, busy):
         "torch_memory_mb": ready["torch"]["memory"],
         "xpcnn_memory_mb": ready["xpcnn"]["memory"],
         "sgemm_gflops": ready["xpcnn"]["peak"] / 1e9,
-        "utilisation": WORKLOADS[name].flops() / ours / ready["xpcnn"]["peak"],
+        "utilisation": workloads()[name].flops() / ours / ready["xpcnn"]["peak"],
     }
 
 
@@ -136,16 +165,11 @@ def main():
     options = parser.parse_args()
     if {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & os.environ.keys():
         print("note: OPENBLAS_CORETYPE or OPENBLAS_L2_SIZE is set, which slows NumPy", file=sys.stderr)
-    import torch
-
-    from xpcnn.inspection.bench import WORKLOADS
-    from xpcnn.inspection.doctor import versions
-
     titles = {"torch ms": 10, "xpcnn ms": 10, "ratio": 7, "spread": 14, "best": 7, "of peak": 9, "MB": 12}
-    print(f"{'workload':20}" + "".join(f"{title:>{width}}" for title, width in titles.items()) + "  launches  copies")
+    print(f"{'workload':32}" + "".join(f"{title:>{width}}" for title, width in titles.items()) + "  launches  copies")
     launches = json.loads(LAUNCHES.read_text()) if LAUNCHES.exists() else {}
     results = []
-    for name in WORKLOADS:
+    for name in workloads():
         if options.names and not any(part.lower() in name.lower() for part in options.names):
             continue
         r = compare(name, options.rounds, options.seconds, options.threads, options.busy)
@@ -156,24 +180,29 @@ def main():
         spread = f"{r['ratio_least']:.2f}-{r['ratio_greatest']:.2f}"
         memory = f"{r['torch_memory_mb']:.0f}/{r['xpcnn_memory_mb']:.0f}"
         print(
-            f"{name:20}{r['torch_ms']:10.2f}{r['xpcnn_ms']:10.2f}{r['ratio']:7.2f}{spread:>14}{r['ratio_of_best']:7.2f}"
+            f"{name:32}{r['torch_ms']:10.2f}{r['xpcnn_ms']:10.2f}{r['ratio']:7.2f}{spread:>14}{r['ratio_of_best']:7.2f}"
             f"{r['utilisation']:9.0%}{memory:>12}{r['gpu_launches'] or '-':>10}{r['gpu_copies'] if asked else '-':>8}"
             + (f"  ({r['rounds_disturbed']} disturbed)" * bool(r["rounds_disturbed"])),
             flush=True,
         )
     if options.json:
-        cpu = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ]
-        about = {
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{cpu[0]}, {len(cpu)} cores, {platform.system()}",
-            "threads": options.threads,
-            "versions": {**versions(), "torch": torch.__version__},
-        }
-        options.json.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+        options.json.write_text(json.dumps({**about(options.threads), "results": results}, indent=2) + "\n")
+
+
+def about(threads):
+    """Return what a file of results says about the machine and the versions."""
+    import torch
+
+    from xpcnn.inspection.doctor import versions
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{cpu[0]}, {len(cpu)} cores, {platform.system()}",
+        "threads": threads,
+        "versions": {**versions(), "torch": torch.__version__},
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError
+from ..inference import Inference
 from ..layers import AuxiliaryHead, BatchNorm1d, BatchNorm2d, Step, activation
 from ..optim import Adam, Optimizer
 from ..table import Table, quantity
@@ -113,7 +114,7 @@ def summary(
     images = 2 if norms else 1  # batch norm takes no single value, such as the one pixel of a small map
     x = net.xp.zeros((*shape, images), net.dtype)
     with net.device, trace(net) as visits:
-        _, ctx = net.forward(x, Step(0, 0, recompute=True))
+        _, ctx = net.forward(x, Step(0, 0, recompute=True, inference=isinstance(net, Inference)))
     own = weights_of(net)
     kept = {piece: size for piece, size in memory_of(ctx).items() if piece not in own}
     left = dict(kept)

@@ -16,6 +16,7 @@ from ...errors import ArgumentError
 from ...files import atomic_write
 from ...functional.geometry import Window, pair
 from ...functional.pool import adaptive_bins
+from ...inference import Inference
 from ...layers import Layer
 from ...layers.base import Shape
 from ...layers.base import _join as join
@@ -357,7 +358,7 @@ def dense_concat(w: Writer, layer: L.DenseConcat, x: str, shape: Shape, path: st
     return w.node("Concat", [x, body], join(path, "concat"), axis=1), (shape[0] + after[0], *shape[1:])
 
 
-def recompute(w: Writer, layer: L.Recompute, x: str, shape: Shape, path: str) -> tuple[str, Shape]:
+def body(w: Writer, layer: L.Recompute | Inference, x: str, shape: Shape, path: str) -> tuple[str, Shape]:
     return w.child(path, "_body", layer.body, x, shape)
 
 
@@ -418,6 +419,7 @@ WRITERS: dict[type[Layer], Callable[..., tuple[str, Shape]]] = {
     L.Concat: concat,
     L.Residual: residual,
     L.DenseConcat: dense_concat,
-    L.Recompute: recompute,
+    L.Recompute: body,
+    Inference: body,
     Graph: graph,
 }

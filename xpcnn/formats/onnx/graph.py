@@ -209,6 +209,12 @@ class Graph(Layer):
     def macs(self, input_shape: Shape, output_shape: Shape) -> int:
         return self._macs
 
+    def folded(self) -> Graph:
+        """Return the graph as `for_inference` wants it."""
+        from .fold import folded  # which makes graphs
+
+        return folded(self)
+
     def __repr__(self) -> str:
         return f"Graph({len(self.parsed)} nodes, {len(self.trained)} parameters)"
 
