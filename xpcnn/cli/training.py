@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
@@ -259,7 +260,7 @@ def train(
         callbacks += [] if patience is None else [EarlyStopping(monitor, patience, restore_best=False)]
         started = time.perf_counter()
         try:
-            history = classifier.fit(
+            classifier.fit(
                 training,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -286,26 +287,31 @@ def train(
         if not recorder.trained and _finished(folder):
             say(f"{folder}: nothing was left to do, and nothing was changed")
             return 0
-        classifier.save(folder / "model.safetensors")
-        history.to_csv(folder / "history.csv")
-        run["result"] = {
-            "seconds": time.perf_counter() - started,
-            "epochs": history.epochs,
-            "stopped": recorder.reason,
-            "best": history.best if history.epochs else None,
-            "last": history.row(-1) if history.epochs else None,
-        }
-        hint = _draw(folder, net, history)
-        _write_json(folder / "run.json", run)  # last: it says that all is there
-        if history.epochs:
-            best = "  ".join(f"{name} {value:.4g}" for name, value in history.best.items() if name != "seconds")
-            say(f"best: {best}")
-        say(f"{folder}: {', '.join(name for name in RESULTS if (folder / name).exists())}")
-        if hint:
-            say(hint)
+        run["result"] = {"seconds": time.perf_counter() - started, "stopped": recorder.reason}
+        for line in _leave_results(folder, classifier, run):
+            say(line)
         if recorder.interrupted and (resume or checkpoint_every):
             say(GO_ON)
         return 130 if recorder.interrupted else 0
+
+
+def _leave_results(folder: Path, classifier: Classifier, run: dict[str, Any]) -> Iterator[str]:
+    """Write model, history, pictures and, when all is there, run.json; yield lines about them."""
+    history = classifier.history
+    classifier.save(folder / "model.safetensors")
+    history.to_csv(folder / "history.csv")
+    hint = _draw(folder, classifier.net, history)
+    run["result"] |= {
+        "epochs": history.epochs,
+        "best": history.best if history.epochs else None,
+        "last": history.row(-1) if history.epochs else None,
+    }
+    _write_json(folder / "run.json", run)
+    if history.epochs:
+        yield "best: " + "  ".join(f"{name} {value:.4g}" for name, value in history.best.items() if name != "seconds")
+    yield f"{folder}: {', '.join(name for name in RESULTS if (folder / name).exists())}"
+    if hint:
+        yield hint
 
 
 def _counted(dataset: Dataset) -> str:

@@ -40,7 +40,8 @@ def convert(
         ArgumentError: for other suffixes, or a source that lacks what the target needs.
         FileFormatError: for a source that cannot be read.
     """
-    from . import FORMATS, TORCH, WEIGHTS, pth, read, read_weights, write, write_weights  # the package imports this module
+    # the package imports this module
+    from . import FORMATS, TORCH, WEIGHTS, pth, read, read_weights, write, write_weights
 
     known = {"source": [*WEIGHTS, ".onnx"], "target": [*FORMATS, *TORCH, ".onnx"]}
     first, second = (Path(path).suffix.lower() for path in (source, target))

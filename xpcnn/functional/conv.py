@@ -383,10 +383,10 @@ def _backward_by_scatter(
     dw = xp.empty(weight.shape, dy.dtype) if need_dw else None
     outer = dy.reshape(groups, filters // groups, -1)
     columns = Columns(x, window, groups) if x is not None and need_dw else None
-    pieces = 1
+    size, pieces = channels * groups * window.taps * oh * ow * batch, 1
     if xp is np:
-        fewest = -(-channels * groups * window.taps * CHUNK_COLUMNS[0] // (2 * CHUNK))
-        pieces = -(-fewest // backend.lanes()) * backend.lanes()
+        lanes = backend.lanes() if size >= backend.INLINE_WORK else 1
+        pieces = -(-channels * groups * window.taps * CHUNK_COLUMNS[0] // (2 * CHUNK * lanes)) * lanes
     blocks = spans(groups if groups > 1 else channels, pieces)
 
     def work(index: int) -> None:
@@ -430,5 +430,5 @@ def _backward_by_scatter(
             target = dw.reshape(groups, -1, channels, kh, kw)[g, :, c]
             target[...] = gradient.reshape(len(block), -1, kh, kw, block.shape[1]).transpose(0, 4, 1, 2, 3)
 
-    for_chunks(len(blocks), channels * groups * window.taps * oh * ow * batch, work)
+    for_chunks(len(blocks), size, work)
     return dx, dw
