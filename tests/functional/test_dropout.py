@@ -71,6 +71,7 @@ def test_nothing_is_dropped_at_zero_and_everything_at_one(xp):
     assert bool(mask.all())
     np.testing.assert_array_equal(backend.to_numpy(y), backend.to_numpy(x))
     y, mask = dropout.dropout_forward(x, 1.0, key=1)
+    assert mask.dtype == np.bool_
     assert not bool(mask.any())
     np.testing.assert_array_equal(backend.to_numpy(y), 0.0)
     np.testing.assert_array_equal(backend.to_numpy(dropout.dropout_backward(x, mask, 1.0)), 0.0)
@@ -81,6 +82,61 @@ def test_everything_dropped_hides_even_nan(xp):
     y, mask = dropout.dropout_forward(x, 1.0, key=1)
     np.testing.assert_array_equal(backend.to_numpy(y), 0.0)
     np.testing.assert_array_equal(backend.to_numpy(dropout.dropout_backward(x, mask, 1.0)), 0.0)
+
+
+def lowbias32(h: int) -> int:
+    """The mixer as published, one number at a time."""
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+        h = (h ^ (h >> shift)) * factor % 2**32
+    return h ^ (h >> 15)
+
+
+@pytest.mark.parametrize("key", [0, 1, 0xFEDCBA98, 2**32 - 1])
+def test_bits_are_those_of_the_published_mixer(xp, key):
+    start, stop = 1000, 1050
+    salt = dropout.mix(key + 1)
+    expected = [lowbias32(lowbias32(element ^ key) ^ salt) for element in range(start, stop)]
+    assert backend.to_numpy(dropout.random_bits(xp, start, stop, key)).tolist() == expected
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**32 - 1, 2**32, 0xFEDCBA9876543210, 2**64 - 1, 2**64 + 5])
+def test_mix_puts_one_half_after_the_other_into_the_mixer(value):
+    low = lowbias32((0x9E3779B9 + value % 2**32) % 2**32)
+    assert dropout.mix(value) == lowbias32((low + (value >> 32) % 2**32) % 2**32)
+
+
+def test_every_layer_seed_and_step_has_a_mask_of_its_own():
+    keys = {dropout.mask_key(layer, seed, step) for layer in range(9) for seed in range(9) for step in range(9)}
+    assert len(keys) == 9**3
+
+
+def test_masks_never_change(xp):
+    """A training that is resumed with a later version drops the same elements."""
+    assert [dropout.mask_key(1, 2, 3), dropout.mask_key(2**40, 7, 2**63)] == [0xC4F6C19F, 0x04D287F1]
+    kept = backend.to_numpy(dropout.dropout_mask(xp, (2, 8), 0.5, 7))
+    assert kept.dtype == np.bool_
+    assert kept.astype(int).tolist() == [[1, 1, 1, 1, 1, 1, 0, 0], [0, 1, 0, 0, 1, 0, 1, 1]]
+
+
+def test_an_element_is_kept_from_its_threshold_on(xp):
+    """p is compared with the hash over 2**32: at the hash of an element it is kept, just above it is dropped."""
+    bits = backend.to_numpy(dropout.random_bits(xp, 0, 4, 3))
+    for element, value in enumerate(bits.tolist()):
+        for p, kept in ((value / 2**32, True), ((value + 1) / 2**32, False)):
+            assert bool(dropout.dropout_mask(xp, (4,), p, 3)[element]) is kept
+
+
+def test_a_mask_is_made_in_blocks_that_stay_in_the_cache(monkeypatch):
+    lengths, random_bits = [], dropout.random_bits
+
+    def spy(xp, start, stop, key):
+        lengths.append(stop - start)
+        return random_bits(xp, start, stop, key)
+
+    monkeypatch.setattr(dropout, "random_bits", spy)
+    dropout.dropout_mask(np, (3, dropout.BLOCK), 0.3, 5)
+    assert sum(lengths) == 3 * dropout.BLOCK
+    assert max(lengths) <= dropout.BLOCK
 
 
 def test_mix_gives_32_bits_and_depends_on_all_64():
