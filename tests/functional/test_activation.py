@@ -18,6 +18,12 @@ from xpcnn.functional import activation as f
 # name -> (forward(x), backward(dy, x or y), whether backward reads y, reference)
 ACTIVATIONS = {
     "relu": (f.relu_forward, f.relu_backward, True, references.relu),
+    "clip": (
+        partial(f.clip_forward, low=-1.0, high=6.0),
+        partial(f.clip_backward, low=-1.0, high=6.0),
+        True,
+        lambda x: np.minimum(np.maximum(np.float64(x), -1.0), 6.0),
+    ),
     "leaky_relu": (
         partial(f.leaky_relu_forward, slope=0.01),
         partial(f.leaky_relu_backward, slope=0.01),
@@ -75,7 +81,8 @@ def test_equals_the_formula_without_overflow(xp, name, dtype):
 def test_gradient_is_that_of_differences(xp, name):
     forward, backward, from_output, reference = ACTIVATIONS[name]
     x = np.linspace(-6.01, 6.02, 84).reshape(3, 4, 7)
-    x[np.abs(2 * x - 3) < 1e-3] += 0.01  # the threshold of softplus with beta 2
+    for kink in (-1.0, 6.0, 1.5):  # of clip, and of softplus with beta 2
+        x[np.abs(x - kink) < 1e-3] += 0.01
     dy = normal(1, *x.shape)
     dx = backward(xp.asarray(dy), forward(xp.asarray(x)) if from_output else xp.asarray(x))
     assert_close(dx, numerical_gradient(reference, x, dy), "gradient")
@@ -100,6 +107,14 @@ def test_nan_is_passed_on(xp, name):
 def test_relu_at_zero_has_gradient_zero(xp):
     x = xp.asarray(np.array([0.0, -0.0, 1.0]))
     np.testing.assert_array_equal(backend.to_numpy(f.relu_backward(xp.ones(3), f.relu_forward(x))), [0.0, 0.0, 1.0])
+
+
+def test_clip_has_gradient_zero_at_both_ends(xp):
+    x = xp.asarray(np.array([-2.0, -1.0, 0.0, 6.0, 7.0]))
+    y = f.clip_forward(x, -1.0, 6.0)
+    np.testing.assert_array_equal(backend.to_numpy(y), [-1.0, -1.0, 0.0, 6.0, 6.0])
+    dx = f.clip_backward(xp.full(5, 3.0), y, -1.0, 6.0)
+    np.testing.assert_array_equal(backend.to_numpy(dx), [0.0, 0.0, 3.0, 0.0, 0.0])
 
 
 def test_leaky_relu_of_other_slopes(xp):
@@ -153,6 +168,13 @@ def test_softmax_gradients_are_those_of_differences(xp, shape):
     ):
         dx = backward(xp.asarray(dy), forward(xp.asarray(x)))
         assert_close(dx, numerical_gradient(forward, x, dy), "gradient")
+
+
+def test_softmax_of_one_sample_does_not_depend_on_the_others(xp):
+    """Each column is taken relative to its own maximum: else these exponentials would all be zero."""
+    x = np.array([[1e4, -1e4], [1e4, -1e4]])
+    np.testing.assert_array_equal(backend.to_numpy(f.softmax_forward(xp.asarray(x))), 0.5)
+    np.testing.assert_allclose(backend.to_numpy(f.log_softmax_forward(xp.asarray(x))), -math.log(2), rtol=1e-15)
 
 
 def test_softmax_of_huge_numbers(xp):

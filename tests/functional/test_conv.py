@@ -52,6 +52,8 @@ CASES = {
     "dilated same": case(2, 2, 3, (6, 7), (3, 3), padding="same", dilation=(2, 2)),
     "two groups": case(2, 4, 6, (5, 5), (3, 3), padding=1, groups=2),
     "two groups, stride 2": case(2, 4, 6, (5, 6), (3, 3), (2, 2), 1, groups=2),
+    "two groups of three channels, stride 2": case(2, 6, 4, (5, 6), (3, 3), (2, 2), 1, groups=2),
+    "two groups of one channel, stride 2": case(2, 2, 4, (5, 6), (3, 3), (2, 2), 1, groups=2),
     "depthwise": case(2, 5, 5, (6, 5), (3, 3), padding=1, groups=5),
     "depthwise, stride 2": case(2, 5, 5, (6, 5), (3, 3), (2, 2), 1, groups=5),
     "depthwise with multiplier": case(2, 3, 6, (5, 5), (3, 3), padding=1, groups=3),
@@ -160,6 +162,119 @@ def test_several_chunks_at_their_real_size(case, monkeypatch):
             np.testing.assert_array_equal(a, b)
 
 
+def test_the_last_bits_depend_on_lanes_but_not_on_threads(monkeypatch):
+    case = LARGE["few filters"]
+    x, weight, bias, dy = arrays(case, "float32")
+    window, x, dy = window_of(case.window), batch_last(x), batch_last(dy)
+    results = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(backend, "_count", threads)
+        monkeypatch.setattr(backend, "_lanes", 4)
+        with backend.single_threaded_blas():
+            y = conv.conv2d_forward(x, weight, bias, window)
+            results.append((y, *conv.conv2d_backward(dy, x, weight, window), conv.bias_gradient(dy)))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def chunked(case: ConvCase, xp=np) -> conv.Columns:
+    return conv.Columns(xp.asarray(batch_last(normal(0, *case.x_shape))), window_of(case.window), case.groups)
+
+
+@pytest.mark.parametrize("case", [*LARGE.values(), *CASES.values()], ids=[*LARGE, *CASES])
+@pytest.mark.parametrize("chunk", [conv.CHUNK, 10_000, 100])
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_chunks_are_all_columns_once_and_fit_the_cache(xp, case, chunk, lanes, monkeypatch):
+    fewest = 8
+    monkeypatch.setattr(backend, "_count", lanes)
+    monkeypatch.setattr(conv, "CHUNK", chunk)
+    monkeypatch.setattr(conv, "CHUNK_GPU", chunk)
+    monkeypatch.setattr(conv, "CHUNK_COLUMNS", (fewest, 1000))
+    columns = chunked(case, xp)
+    chunks = columns.chunks(xp)
+    ranges = [columns.range(pixels) for pixels in chunks]
+    (height, width), rows = columns.window.output, columns.rows * columns.groups
+    assert [r.start for r in ranges] == [0, *(r.stop for r in ranges[:-1])]
+    assert ranges[-1].stop == height * width * columns.batch
+    assert all(h1 - h0 == 1 or (w0, w1) == (0, width) for h0, h1, w0, w1 in chunks)
+    wanted = max(min(chunk // rows, 1000), fewest) if xp is np else chunk / rows
+    # cut at whole pixels, and at whole rows of pixels where a chunk has several
+    assert all(
+        r.stop - r.start < wanted + (width if h1 - h0 > 1 else 1) * columns.batch
+        for r, (h0, h1, _, _) in zip(ranges, chunks, strict=True)
+    )
+    if xp is np and columns.size >= backend.INLINE_WORK and len(chunks) <= height:
+        assert len(chunks) % lanes == 0
+
+
+def test_large_work_is_cut_into_lanes_and_small_work_is_not(monkeypatch):
+    loops = []
+
+    def spy(count, work, function):
+        loops.append((count, work))
+        for_chunks(count, work, function)
+
+    for_chunks = conv.for_chunks
+    monkeypatch.setattr(conv, "for_chunks", spy)
+    monkeypatch.setattr(backend, "_count", 3)
+    for case, large in ((LARGE["few filters"], True), (LARGE["groups"], True), (CASES["odd kernel"], False)):
+        x, weight, _, dy = arrays(case)
+        for gather in (True, False):
+            monkeypatch.setattr(conv, "_prefers_gather", lambda *_, way=gather: way)
+            loops.clear()
+            args = window_of(case.window), case.groups
+            conv.conv2d_forward(batch_last(x), weight, None, *args)
+            conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args)
+            conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args, need_dx=False)
+            conv.conv2d_backward(batch_last(dy), None, weight, *args, need_dw=False)
+            assert len(loops) == 4
+            for count, work in loops:
+                assert (work >= backend.INLINE_WORK) is large
+                assert not large or count % 3 == 0 or count == case.groups
+
+
+MIRRORED = {  # stride, padding, dilation -> padding of the convolution that turns dy into dx
+    "no padding": ((1, 1), 0, (1, 1), (2, 2, 1, 1)),
+    "per-side padding": ((1, 1), (0, 2, 1, 0), (1, 1), (2, 0, 0, 1)),
+    "dilation": ((1, 1), 1, (2, 3), (3, 3, 2, 2)),
+    "padding beyond the kernel": ((1, 1), (0, 3, 0, 0), (1, 1), None),
+    "padding beyond the kernel on the other axis": ((1, 1), (0, 0, 2, 0), (1, 1), None),
+    "vertical stride": ((2, 1), 0, (1, 1), None),
+    "horizontal stride": ((1, 2), 0, (1, 1), None),
+}
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation", "pads"), MIRRORED.values(), ids=MIRRORED)
+def test_the_window_back(stride, padding, dilation, pads):
+    window = make_window((9, 8), (3, 2), stride, padding, dilation)
+    expected = None if pads is None else Window(window.output, (9, 8), (3, 2), (1, 1), dilation, pads)
+    assert conv._mirrored(window) == expected
+
+
+WAYS = {  # filters, channels, kernel, size, padding -> whether dx is gathered on the CPU
+    "few filters": (3, 64, 3, (32, 24), 1, True),
+    "few channels": (64, 3, 3, (32, 24), 1, False),
+    "many of both": (64, 64, 3, (32, 24), 1, True),
+    "a kernel nearly as large as the image": (64, 64, 7, (8, 9), 0, False),
+    "few filters, a large kernel": (1, 512, 5, (8, 9), 0, True),
+    "few channels, no padding": (512, 1, 5, (8, 9), 0, False),
+    "1x1": (64, 3, 1, (32, 24), 0, True),
+}
+
+
+@pytest.mark.parametrize(("filters", "channels", "kernel", "size", "padding", "gathers"), WAYS.values(), ids=WAYS)
+def test_which_way_back(xp, filters, channels, kernel, size, padding, gathers, monkeypatch):
+    """The CPU makes the smaller columns, those of dy or of x; a GPU always those of dy."""
+    ways = []
+    for way in ("gather", "scatter"):
+        monkeypatch.setattr(conv, f"_backward_by_{way}", lambda *_, way=way: ways.append(way) or (None, None))
+    window = make_window(size, (kernel, kernel), (1, 1), padding)
+    weight, dy = xp.ones((filters, channels, kernel, kernel)), xp.ones((filters, *window.output, 1))
+    conv.conv2d_backward(dy, None, weight, window, need_dw=False)
+    assert ways == ["gather" if gathers or xp is not np else "scatter"]
+
+
 @given(case=convolutions_NCHW_OCKHKW(), layout=layouts, seed=seeds)
 def test_any_convolution_equals_naive_loops(xp, case, layout, seed):
     check(case, xp, layout=layout, seed=seed)
@@ -186,7 +301,18 @@ def test_gradients_are_those_of_differences(name):
     assert_close(dweight, references.numerical_gradient(lambda v: forward(x, v), weight, dy), "gradient")
 
 
-@pytest.mark.parametrize("name", ["odd kernel", "stride 2", "1x1", "two groups"])
+@pytest.mark.parametrize("name", ["odd kernel", "stride 2", "1x1", "two groups", "batch 1"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_relu_in_it_is_the_same_as_behind_it(xp, name, biased):
+    case = CASES[name]
+    x, weight, bias, _ = arrays(case)
+    x, weight, bias = xp.asarray(batch_last(x)), xp.asarray(weight), xp.asarray(bias) if biased else None
+    y = conv.conv2d_forward(x, weight, bias, window_of(case.window), case.groups)
+    both = conv.conv2d_forward(x, weight, bias, window_of(case.window), case.groups, relu=True)
+    np.testing.assert_array_equal(backend.to_numpy(both), np.maximum(backend.to_numpy(y), 0.0))
+
+
+@pytest.mark.parametrize("name", ["odd kernel", "stride 2", "1x1", "two groups", "many filters", "many channels"])
 def test_asked_for_one_gradient_only(xp, name):
     case = CASES[name]
     x, weight, _, dy = arrays(case)
@@ -203,6 +329,63 @@ def test_asked_for_one_gradient_only(xp, name):
     dx_alone, none = conv.conv2d_backward(dy, None, weight, window, case.groups, need_dw=False)
     assert none is None
     assert_close(dx_alone, dx, "forward")
+    assert conv.conv2d_backward(dy, x, weight, window, case.groups, need_dx=False, need_dw=False) == (None, None)
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_the_gradient_nobody_asked_for_costs_nothing(gather, monkeypatch):
+    case = CASES["odd kernel"]
+    x, weight, _, dy = arrays(case)
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    monkeypatch.setattr(conv, "_matmul_transposed", None)  # what makes the gradient of the weight
+    args = batch_last(dy), batch_last(x), weight, window_of(case.window), case.groups
+    assert conv.conv2d_backward(*args, need_dw=False)[0].shape == batch_last(x).shape
+
+
+SHARED = {name: LARGE[name] for name in ("few filters", "stride 2", "groups")}
+shared = pytest.mark.parametrize("case", SHARED.values(), ids=SHARED)
+
+
+@shared
+@pytest.mark.parametrize("gather", [True, False])
+def test_cutting_work_into_parts_makes_no_more_of_it(case, gather, monkeypatch):
+    """Multiplications are counted: each part does its own and nothing else."""
+    counts = {"_matmul": 0, "_matmul_transposed": 0}
+
+    def count(name, product, a, b, out):
+        counts[name] += out.size * a.shape[2]
+        product(a, b, out)
+
+    for name in counts:
+        monkeypatch.setattr(conv, name, partial(count, name, getattr(conv, name)))
+    monkeypatch.setattr(conv, "CHUNK", 1 << 16)
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    monkeypatch.setattr(backend, "_lanes", 3)
+    x, weight, _, dy = arrays(case)
+    window, macs = window_of(case.window), dy.size * weight[0].size
+    conv.conv2d_forward(batch_last(x), weight, None, window, case.groups)
+    assert counts == {"_matmul": macs, "_matmul_transposed": 0}
+    conv.conv2d_backward(batch_last(dy), batch_last(x), weight, window, case.groups)
+    # gathering makes columns for every pixel of x, also those at the rim that fewer windows see
+    back = x.size * weight[:, 0].size // case.groups if gather and window.stride == (1, 1) else macs
+    assert counts == {"_matmul": macs + back, "_matmul_transposed": back}
+
+
+@shared
+@pytest.mark.parametrize("gather", [True, False])
+def test_columns_take_no_more_memory_than_a_chunk(case, gather, monkeypatch):
+    """However large the image: that is what chunks and bands of rows are for."""
+    monkeypatch.setattr(backend._local, "buffers", scratch := {}, raising=False)
+    monkeypatch.setattr(backend, "_count", 1)
+    monkeypatch.setattr(conv, "CHUNK", 1 << 16)
+    monkeypatch.setattr(conv, "CHUNK_COLUMNS", (64, 16_384))
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    x, weight, _, dy = arrays(case)
+    args = window_of(case.window), case.groups
+    conv.conv2d_forward(batch_last(x), weight, None, *args)
+    conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args)
+    one_row = weight[0].size * case.groups * batch_last(dy)[0, 0].size
+    assert scratch["columns", np.dtype("float64")].size <= 1.25 * conv.CHUNK + one_row
 
 
 def test_bias_gradient_of_float16_is_summed_in_float32(xp):
@@ -246,13 +429,16 @@ def test_channel_last_results_are_equal_however_they_are_turned():
 
 def test_public_conv2d_refuses_wrong_shapes():
     x, weight = np.zeros((2, 3, 5, 5)), np.zeros((4, 3, 3, 3))
-    with pytest.raises(ShapeError, match=r"x \(N, C, H, W\).*received x \(3, 5, 5\), weight \(4, 3, 3, 3\), groups=1"):
+    expects = r"^conv2d expects x \(N, C, H, W\) and weight \(O, C/groups, KH, KW\); received"
+    with pytest.raises(ShapeError, match=rf"{expects} x \(3, 5, 5\), weight \(4, 3, 3, 3\), groups=1\.$"):
         xpcnn.conv2d(x[0], weight)
+    with pytest.raises(ShapeError, match=rf"{expects} x \(2, 3, 5, 5\), weight \(4, 3, 3\), groups=1"):
+        xpcnn.conv2d(x, weight[..., 0])
     with pytest.raises(ShapeError, match=r"received x \(2, 3, 5, 5\), weight \(4, 2, 3, 3\), groups=1"):
         xpcnn.conv2d(x, weight[:, :2])
-    with pytest.raises(ShapeError, match=r"divisible by groups.*weight \(4, 1, 3, 3\), groups=3"):
+    with pytest.raises(ShapeError, match=r"^conv2d expects .* O divisible by groups.*weight \(4, 1, 3, 3\), groups=3"):
         xpcnn.conv2d(x, weight[:, :1], groups=3)
-    with pytest.raises(ShapeError, match=r"bias of shape \(O,\).*bias \(3,\)"):
+    with pytest.raises(ShapeError, match=r"a bias of shape \(O,\); received .*, groups=1, bias \(3,\)\.$"):
         xpcnn.conv2d(x, weight, np.zeros(3))
     with pytest.raises(
         ShapeError, match=r"the kernel \(3, 3\).*more than the padded input of 2x5.*Use a smaller kernel"

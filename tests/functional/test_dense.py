@@ -8,6 +8,7 @@ from strategies import laid_out, layouts, normal, seeds, shape
 from tolerances import assert_close
 
 from xpcnn import backend
+from xpcnn.functional import dense
 from xpcnn.functional.dense import dense_backward, dense_forward
 
 SIZES = {
@@ -51,9 +52,28 @@ def test_any_shape_and_layout(xp, d_n, units, layout, seed):
 
 def test_asked_for_one_gradient_only(xp):
     x, weight, dy = (xp.asarray(a) for a in (normal(0, 4, 3), normal(1, 5, 4), normal(2, 5, 3)))
-    dx, none = dense_backward(dy, None, weight, need_dw=False)
-    assert none is None
+    for unused in (None, x):
+        dx, none = dense_backward(dy, unused, weight, need_dw=False)
+        assert none is None
     assert_close(dx, backend.to_numpy(weight).T @ backend.to_numpy(dy), "forward")
     none, dweight = dense_backward(dy, x, weight, need_dx=False)
     assert none is None
     assert_close(dweight, backend.to_numpy(dy) @ backend.to_numpy(x).T, "forward")
+
+
+SHARED = {  # features, units, batch -> the shapes of the parts of y, for three threads
+    "more units than images: rows": (400, 60, 30, [(20, 30)] * 3),
+    "more images than units: columns": (400, 30, 60, [(30, 20)] * 3),
+    "as many": (400, 60, 60, [(20, 60)] * 3),
+    "little work": (3, 60, 30, [(60, 30)]),
+}
+
+
+@pytest.mark.parametrize(("features", "units", "batch", "parts"), SHARED.values(), ids=SHARED)
+def test_large_products_are_shared_by_the_threads(features, units, batch, parts, monkeypatch):
+    shapes, product = [], dense.product
+    monkeypatch.setattr(backend, "_count", 3)
+    monkeypatch.setattr(dense, "product", lambda a, b, out: (shapes.append(out.shape), product(a, b, out)))
+    x, weight = normal(0, features, batch), normal(1, units, features)
+    assert_close(dense_forward(x, weight, None), weight @ x, "forward")
+    assert shapes == parts

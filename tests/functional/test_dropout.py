@@ -124,6 +124,7 @@ def test_an_element_is_kept_from_its_threshold_on(xp):
     for element, value in enumerate(bits.tolist()):
         for p, kept in ((value / 2**32, True), ((value + 1) / 2**32, False)):
             assert bool(dropout.dropout_mask(xp, (4,), p, 3)[element]) is kept
+            assert bool(dropout.dropout_forward(xp.ones(4), p, 3)[1][element]) is kept
 
 
 def test_a_mask_is_made_in_blocks_that_stay_in_the_cache(monkeypatch):

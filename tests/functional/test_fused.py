@@ -162,6 +162,18 @@ def test_running_statistics(cp, dtype):
         assert_close(ours, generic.get(), "elementwise")
 
 
+@pytest.mark.parametrize("strided", range(4))
+def test_running_statistics_of_another_layout(cp, strided):
+    """Kernels are for contiguous arrays; what they cannot take is moved all the same."""
+    arrays = [cp.asarray(np.abs(normal(seed, 4))) for seed in range(4)]
+    expected = [a.copy() for a in arrays]
+    norm.update_statistics(*expected, 0.1, 12)
+    arrays[strided] = cp.repeat(arrays[strided], 2)[::2]
+    norm.update_statistics(*arrays, 0.1, 12)
+    for ours, wanted in zip(arrays, expected, strict=True):
+        assert_close(ours, wanted.get(), "elementwise")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("classes", "batch"), [(2, 1), (10, 33), (70, 5)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -182,6 +194,11 @@ def test_softmax_cross_entropy_of_extreme_logits(cp):
         )
         np.testing.assert_allclose(one.get(), two.get(), rtol=1e-6)
         np.testing.assert_allclose(gradient.get(), expected.get(), rtol=1e-6)
+
+
+def test_softmax_cross_entropy_takes_the_largest_of_many_logits(cp):
+    logits, t = cp.asarray(np.linspace(2e3, -2e3, 40)[:, None].astype(np.float32)), cp.asarray(np.array([0]))
+    assert_same(loss.softmax_cross_entropy, logits, t, operation="sum of products")
 
 
 OPTIMIZERS = {
@@ -212,6 +229,89 @@ def test_updates(cp, name, dtype):
         weights.append({**net.state_dict(), **optimizer.state_dict()})
     for key, array in weights[0].items():
         assert_close(np.asarray(array.get() if hasattr(array, "get") else array), weights[1][key], "update", dtype)
+
+
+def test_an_update_counts_every_step_unless_told_otherwise(cp):
+    w, g = cp.ones(3), cp.full(3, 2.0)
+    fused.update("w -= lr * g * step;", w, g, {}, {"lr": 0.5}, 4)
+    assert w.tolist() == [-3.0] * 3
+    fused.update("w -= lr * g * step;", w, g, {}, {"lr": 0.5}, 4, skipped=cp.asarray(3), finite=cp.asarray(True))
+    assert w.tolist() == [-4.0] * 3
+    g[...] = np.inf
+    fused.update("w -= lr * g * step;", w, g, {}, {"lr": 0.5}, 5, finite=cp.asarray(False))
+    assert w.tolist() == [-4.0] * 3
+
+
+@pytest.mark.parametrize("size", [1, 1000, 5000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("fault", [None, np.inf, -np.inf, np.nan])
+def test_unscale(cp, size, dtype, fault):
+    for place in (0, size // 2, size - 1):
+        exact = normal(1, size, dtype=dtype)
+        if fault is not None:
+            exact[place] = fault
+        gradient = cp.asarray(exact)
+        finite = fused.unscale(gradient, cp.asarray(np.float32(8)))
+        np.testing.assert_array_equal(gradient.get(), exact / 8)
+        assert finite.shape == ()
+        assert bool(finite) is (fault is None)
+
+
+def test_unscale_fills_the_device_but_wastes_no_blocks(cp, monkeypatch):
+    grids, kernel = [], fused._kernel
+    monkeypatch.setattr(fused, "_kernel", lambda *a, **k: lambda *b: (grids.append(b[:2]), kernel(*a, **k)(*b)))
+    monkeypatch.setattr(fused, "BLOCKS", 5)
+    for size, blocks in ((1, 1), (2047, 1), (2048, 2), (4 * 256 * 9, 5)):
+        fused.unscale(cp.ones(size), cp.asarray(np.float32(2)))
+        assert grids.pop() == ((blocks,), (fused.THREADS,))
+
+
+def test_the_scale_is_adjusted(cp):
+    """Halved after a fault, doubled after three good gradients in a row."""
+    scale, good, skipped = cp.asarray(np.float32(16)), cp.asarray(0), cp.asarray(0)
+    for finite, *expected in (
+        (True, 16, 1, 0),
+        (True, 16, 2, 0),
+        (False, 8, 0, 1),
+        (True, 8, 1, 1),
+        (True, 8, 2, 1),
+        (True, 16, 0, 1),
+        (False, 8, 0, 2),
+    ):
+        fused.adjust_scale(cp.asarray(finite), 3, scale, good, skipped)
+        assert [float(scale), int(good), int(skipped)] == expected
+
+
+def test_kernels_are_called_like_their_functions(cp, monkeypatch):
+    """It is what profilers show."""
+    names = []
+    for maker in ("_elementwise", "_kernel"):
+        make = getattr(fused, maker)
+        monkeypatch.setattr(fused, maker, lambda *a, make=make, **k: (names.append(a[1]), make(*a, **k))[1])
+    x, window = cp.ones((2, 4, 4, 3)), make_window((4, 4), (2, 2), (2, 2), 0)
+    small, mask, row = cp.ones((2, 2, 2, 3)), cp.ones((2, 4, 4, 3), bool), cp.ones(2)
+    scalar = cp.asarray(np.float32(1))
+    for expected, call in {
+        "relu_backward": lambda: fused.relu_backward(x, x),
+        "dropout_forward": lambda: fused.dropout_forward(x, 1, (2, 3), 1.0),
+        "dropout_backward": lambda: fused.dropout_backward(x, mask, 1.0),
+        "bias_relu": lambda: fused.bias_relu(x.reshape(2, -1), row[:, None], x.reshape(2, -1)),
+        "im2col": lambda: fused.im2col(x, window, slice(0, 12), 1, False),
+        "col2im": lambda: fused.col2im(cp.ones((1, 8, 12)), window, (0, 2), x.copy()),
+        "max_pool2d_forward": lambda: fused.max_pool2d_forward(x, window),
+        "max_pool2d_backward": lambda: fused.max_pool2d_backward(small, x, small, window),
+        "statistics, normalise": lambda: fused.batch_norm_forward(x, row, row, 1e-5, False),
+        "gradient_sums, gradients": lambda: fused.batch_norm_backward(x, x, row, row, row, 1e-5, True, None),
+        "batch_norm_inference": lambda: fused.batch_norm_inference(x, row, row, row, row, 1e-5, False),
+        "update_statistics": lambda: fused.update_statistics(row, row, row, row, 0.1, 1.1),
+        "cross_entropy": lambda: fused.softmax_cross_entropy(cp.ones((3, 2)), cp.asarray([0, 1]), 0.0),
+        "update": lambda: fused.update("w -= g;", row, row.copy(), {}, {}, 1),
+        "unscale": lambda: fused.unscale(row, scalar),
+        "adjust_scale": lambda: fused.adjust_scale(cp.asarray(True), 9, scalar, cp.asarray(0), cp.asarray(0)),
+    }.items():
+        call()
+        assert ", ".join(names) == expected
+        names.clear()
 
 
 def test_the_same_bits_every_time(cp):

@@ -78,6 +78,93 @@ def test_batch_norm_gradients_are_those_of_differences(xp, shape, batch_statisti
     assert_close(dbias, numerical_gradient(lambda v: forward(x, scale, v)[0], bias, dy), "gradient")
 
 
+AFFINE = pytest.mark.parametrize(("weighted", "shifted"), [(True, True), (True, False), (False, True), (False, False)])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@AFFINE
+def test_batch_norm_without_weight_or_bias(xp, shape, weighted, shifted):
+    x, weight, bias = setting(shape)
+    mean, var = normal(4, shape[1]), normal(5, shape[1]) ** 2
+    affine = [xp.asarray(a) if given else None for a, given in ((weight, weighted), (bias, shifted))]
+    ones, zeros = np.ones(shape[1]), np.zeros(shape[1])
+    by_hand = (weight if weighted else ones, bias if shifted else zeros)
+    batch, fixed = (references.batch_norm(x, *by_hand, mean, var, train)[0] for train in (True, False))
+    x = xp.asarray(batch_last(x))
+    assert_close(norm.batch_norm_forward(x, *affine, 1e-5)[0], batch_last(batch), "forward")
+    statistics = xp.asarray(mean), xp.asarray(var)
+    assert_close(norm.batch_norm_inference(x, *statistics, *affine, 1e-5), batch_last(fixed), "forward")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@AFFINE
+def test_batch_norm_with_relu_in_it(xp, shape, dtype, weighted, shifted):
+    """The same bits as a ReLU behind it; backward counts dy only where the output is above zero."""
+    x, weight, bias = setting(shape, dtype)
+    weight, bias = (xp.asarray(a) if given else None for a, given in ((weight, weighted), (bias, shifted)))
+    x, dy = (xp.asarray(batch_last(a.astype(dtype))) for a in (x, normal(6, *shape)))
+    y, mean, var = norm.batch_norm_forward(x, weight, bias, 1e-5, relu=True)
+    plain, _, _ = norm.batch_norm_forward(x, weight, bias, 1e-5)
+    np.testing.assert_array_equal(backend.to_numpy(y), np.maximum(backend.to_numpy(plain), 0))
+    fixed = norm.batch_norm_inference(x, mean, var, weight, bias, 1e-5, relu=True)
+    plain = norm.batch_norm_inference(x, mean, var, weight, bias, 1e-5)
+    np.testing.assert_array_equal(backend.to_numpy(fixed), np.maximum(backend.to_numpy(plain), 0))
+    ours = norm.batch_norm_backward(dy, x, mean, var, weight, 1e-5, y=y)
+    expected = norm.batch_norm_backward(dy * (y > 0), x, mean, var, weight, 1e-5)
+    for actual, wanted in zip(ours, expected, strict=True):
+        assert actual.dtype == dtype
+        assert_close(actual, wanted, "forward")
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+def test_batch_norm_where_nothing_is_learned(xp, weighted, relu):
+    """The dx of fixed statistics, without x."""
+    x, weight, bias = setting((5, 3, 4, 2))
+    x, dy, mean, var, bias = (
+        xp.asarray(a) for a in (batch_last(x), batch_last(normal(6, 5, 3, 4, 2)), normal(4, 3), normal(5, 3) ** 2, bias)
+    )
+    weight = xp.asarray(weight) if weighted else None
+    y = norm.batch_norm_inference(x, mean, var, weight, bias, 1e-3, relu=True) if relu else None
+    dx = norm.batch_norm_frozen_backward(dy, var, weight, 1e-3, y)
+    expected, _, _ = norm.batch_norm_backward(dy, x, mean, var, weight, 1e-3, batch_statistics=False, y=y)
+    assert_close(dx, expected, "forward")
+
+
+def test_batch_norm_counts_the_statistics_unless_told_not_to(xp):
+    x, weight, bias = (xp.asarray(a) for a in setting((4, 3)))
+    dy = xp.asarray(normal(6, 3, 4))
+    _, mean, var = norm.batch_norm_forward(x.T, weight, bias, 1e-5)
+    dx, _, _ = norm.batch_norm_backward(dy, x.T, mean, var, weight, 1e-5)
+    np.testing.assert_allclose(backend.to_numpy(dx).sum(axis=1), 0.0, atol=1e-12)
+
+
+def test_batch_norm_of_one_number_is_the_bias(xp):
+    x, bias = xp.asarray(np.array([[3.0], [-5.0]])), xp.asarray(np.array([1.0, 2.0]))
+    y, mean, var = norm.batch_norm_forward(x, None, bias, 1e-5)
+    np.testing.assert_array_equal(backend.to_numpy(y), [[1.0], [2.0]])
+    np.testing.assert_array_equal(backend.to_numpy(mean), [3.0, -5.0])
+    np.testing.assert_array_equal(backend.to_numpy(var), [0.0, 0.0])
+    dx, dweight, dbias = norm.batch_norm_backward(xp.asarray(np.array([[7.0], [8.0]])), x, mean, var, None, 1e-5)
+    np.testing.assert_array_equal(backend.to_numpy(dx), 0.0)
+    np.testing.assert_array_equal(backend.to_numpy(dweight), 0.0)
+    np.testing.assert_array_equal(backend.to_numpy(dbias), [7.0, 8.0])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_running_statistics_move_by_the_momentum(xp, dtype):
+    """In place; the variance that is remembered is the unbiased one."""
+    x = (normal(1, 5, 3) * 3 + 5).astype(dtype)
+    running = [xp.asarray(a.astype(dtype)) for a in (normal(2, 3), normal(3, 3) ** 2)]
+    before = [backend.to_numpy(a).copy() for a in running]
+    mean, var = (xp.asarray(a) for a in (x.mean(axis=0), x.var(axis=0)))
+    norm.update_statistics(*running, mean, var, momentum=0.3, count=5)
+    _, *expected = references.batch_norm(x, np.ones(3), np.zeros(3), *before, True, momentum=0.3)
+    for actual, wanted in zip(running, expected, strict=True):
+        assert_close(actual, wanted, "forward")
+
+
 @given(shape=shape("NCHW"), layout=layouts, seed=seeds)
 def test_batch_norm_of_any_shape(xp, shape, layout, seed):
     if shape[0] * shape[2] * shape[3] < 2:
@@ -98,6 +185,20 @@ def test_batch_norm_of_float16_is_summed_in_float32(xp):
     np.testing.assert_allclose(backend.to_numpy(mean), [100.0], rtol=1e-6)
     np.testing.assert_allclose(backend.to_numpy(var), [1.0], rtol=1e-4)
     np.testing.assert_allclose(backend.to_numpy(y), np.where(x > 100, 1.0, -1.0), rtol=1e-2)
+
+
+def test_batch_norm_of_float16_is_rounded_once(xp):
+    """What cancels in float16 numbers cancels in float32 arithmetic: only inputs and results are float16."""
+    x, weight, bias = (normal(1, 2, 60) * 3).astype("float16"), np.full(2, 1e3, "float16"), np.full(2, -1e3, "float16")
+    dy = (1000 + np.rint(normal(2, 2, 60))).astype("float16")
+    results = []
+    for dtype in ("float16", "float64"):
+        wide, w, b, d = (xp.asarray(a.astype(dtype)) for a in (x, weight, bias, dy))
+        y, mean, var = norm.batch_norm_forward(wide, w, b, 1e-5)
+        results.append((y, *norm.batch_norm_backward(d, wide, mean, var, None, 1e-5), mean, var))
+    for ours, exact in zip(*results, strict=True):
+        assert ours.dtype in ("float16", "float32")
+        np.testing.assert_allclose(backend.to_numpy(ours), backend.to_numpy(exact), rtol=1e-3, atol=2e-2)
 
 
 def test_batch_norm_survives_a_large_mean_in_float32(xp):

@@ -24,6 +24,10 @@ WINDOWS = {
     "3x3, stride 2, ceil": WindowCase((6, 8), (3, 3), (2, 2), 0, ceil_mode=True),
     "3x3, stride 2, padding 1, ceil": WindowCase((6, 8), (3, 3), (2, 2), 1, ceil_mode=True),
     "3x3, stride 1, padding 1": WindowCase((5, 4), (3, 3), (1, 1), 1),
+    "per-side padding": WindowCase((5, 6), (3, 3), (2, 1), (1, 0, 0, 1)),
+    "per-side padding, ceil": WindowCase((6, 6), (3, 2), (2, 3), (0, 1, 1, 0), ceil_mode=True),
+    "padding at the left": WindowCase((4, 4), (2, 2), (1, 1), (0, 0, 1, 0)),
+    "padding at the sides, ceil below": WindowCase((3, 4), (2, 2), (2, 2), (0, 1), ceil_mode=True),
     "overlapping": WindowCase((6, 5), (3, 2), (1, 1), 0),
     "non-square kernel": WindowCase((6, 9), (1, 4), (2, 3), (0, 2)),
     "non-square kernel the other way": WindowCase((9, 6), (4, 1), (3, 2), (2, 0)),
@@ -151,6 +155,32 @@ def test_average_of_ones(case, include_pad):
     assert y.max() <= 1 + 1e-12
     if not include_pad:
         np.testing.assert_allclose(y, 1.0, rtol=1e-12)
+
+
+def test_average_counts_the_padding_unless_told_not_to(xp):
+    window = window_of(WindowCase((2, 2), (2, 2), (2, 2), 1))
+    y = pool.avg_pool2d_forward(xp.ones((1, 2, 2, 1)), window)
+    np.testing.assert_array_equal(backend.to_numpy(y), 0.25)
+    np.testing.assert_array_equal(backend.to_numpy(pool.avg_pool2d_backward(xp.ones((1, 2, 2, 1)), window)), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "include_pad", "same"),
+    [
+        ("2x2", False, True),
+        ("3x3, stride 2, padding 1", True, True),
+        ("3x3, stride 2, padding 1", False, False),
+        ("per-side padding", True, True),
+        ("padding at the left", True, True),
+        ("2x2, odd image", True, True),
+        ("2x2, odd image, ceil", True, False),
+        ("3x3, stride 2, ceil", False, False),
+    ],
+)
+def test_average_divides_by_one_number_where_all_windows_are_alike(xp, name, include_pad, same):
+    """One multiplication instead of one by an array made for it."""
+    scale = pool._scale(xp.ones(1, "float32"), window_of(WINDOWS[name]), include_pad)
+    assert isinstance(scale, float) if same else scale.dtype == "float32"
 
 
 # --- Lp ---------------------------------------------------------------------------------------------------------

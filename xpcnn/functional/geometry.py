@@ -32,8 +32,8 @@ def as_padding(padding: Padding | list[int]) -> Padding:
     if isinstance(result, str):
         valid = result in ("same", "valid")
     else:
-        sides = (result,) if isinstance(result, int) else result if isinstance(result, tuple) else ()
-        valid = len(sides) in (1, 2, 4) and all(
+        sides = (result, result) if isinstance(result, int) else result if isinstance(result, tuple) else ()
+        valid = len(sides) in (2, 4) and all(
             isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in sides
         )
     if not valid:

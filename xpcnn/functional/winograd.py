@@ -40,10 +40,11 @@ A = _square((1, 1, 1, 0), (0, 1, -1, -1))  # (4, 16), of A^T
 
 def takes(x: Array, weight: Array, window: Window, groups: int) -> bool:
     """Whether this is such a convolution, and large enough to gain by it; x may be the gradient of the output."""
+    if not (isinstance(x, np.ndarray) and isinstance(weight, np.ndarray)):
+        return False
     tiles = -(-window.output[0] // 2) * -(-window.output[1] // 2) * x.shape[3]
     return (
-        isinstance(x, np.ndarray)
-        and (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1))
+        (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1))
         and max(window.pads) <= 2
         and groups == 1
         and min(weight.shape[:2]) >= FEWEST_CHANNELS

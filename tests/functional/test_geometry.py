@@ -1,0 +1,139 @@
+"""Sliding windows by themselves; test_conv.py and test_pool.py compare what is made with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from strategies import normal
+
+from xpcnn import backend
+from xpcnn.errors import ArgumentError, ShapeError
+from xpcnn.functional import geometry
+from xpcnn.functional.geometry import make_window
+
+
+@pytest.mark.parametrize(("value", "expected"), [(3, (3, 3)), ((2, 3), (2, 3)), ([2, 1], (2, 1)), (1, (1, 1))])
+def test_pair(value, expected):
+    assert geometry.pair(value, "stride", 1) == expected
+
+
+@pytest.mark.parametrize("value", [0, (1, 0), (0, 1), (1, 2, 3), (1,), 1.0, (1.0, 2), True, (True, 1), "same", None])
+def test_no_pair(value):
+    with pytest.raises(ArgumentError, match=r"^stride must be an int >= 1 or a pair of them; received .*\.$"):
+        geometry.pair(value, "stride", 1)
+
+
+def test_the_least_of_a_pair_is_a_parameter():
+    assert geometry.pair(0, "padding", 0) == (0, 0)
+    with pytest.raises(ArgumentError, match=r"^kernel must be an int >= 2 or a pair of them; received \(2, 1\)\.$"):
+        geometry.pair((2, 1), "kernel", 2)
+
+
+@pytest.mark.parametrize("value", ["same", "valid", 0, 3, (1, 2), (0, 1, 2, 3)])
+def test_padding(value):
+    assert geometry.as_padding(value) == value
+
+
+@pytest.mark.parametrize("value", [[1, 2], [0, 1, 2, 3]])
+def test_padding_of_lists_is_hashable(value):
+    assert geometry.as_padding(value) == tuple(value)
+
+
+@pytest.mark.parametrize("value", ["full", "", -1, (1,), (0, -1), (), (1, 2, 3), (1, 2, 3, 4, 5), 1.5, True, (True, 1)])
+def test_no_padding(value):
+    sides = r"\(vertical, horizontal\), \(top, bottom, left, right\)"
+    with pytest.raises(ArgumentError, match=rf'^padding must be an int >= 0, a pair {sides}, "same" or "valid"; rec'):
+        geometry.as_padding(value)
+
+
+RESOLVED = {  # size, kernel, stride, padding, dilation -> pads, output
+    "valid": ((7, 5), (3, 2), (1, 1), "valid", (1, 1), (0, 0, 0, 0), (5, 4)),
+    "int": ((7, 5), (3, 2), (2, 1), 1, (1, 1), (1, 1, 1, 1), (4, 6)),
+    "pair": ((7, 5), (3, 2), (2, 1), (0, 2), (1, 1), (0, 0, 2, 2), (3, 8)),
+    "sides": ((7, 5), (3, 2), (1, 1), (1, 2, 3, 0), (1, 1), (1, 2, 3, 0), (8, 7)),
+    "same, odd kernel": ((7, 5), (3, 5), (1, 1), "same", (1, 1), (1, 1, 2, 2), (7, 5)),
+    "same, even kernel: more at the end": ((7, 5), (4, 2), (1, 1), "same", (1, 1), (1, 2, 0, 1), (7, 5)),
+    "same, strided": ((7, 6), (3, 4), (2, 3), "same", (1, 1), (1, 1, 0, 1), (4, 2)),
+    "same, dilated": ((7, 6), (3, 2), (1, 1), "same", (2, 3), (2, 2, 1, 2), (7, 6)),
+    "same, stride beyond the kernel": ((7, 6), (1, 1), (3, 2), "same", (1, 1), (0, 0, 0, 0), (3, 3)),
+}
+
+
+@pytest.mark.parametrize("case", RESOLVED.values(), ids=RESOLVED)
+def test_windows_are_resolved(case):
+    *arguments, pads, output = case
+    window = make_window(*arguments)
+    assert (window.pads, window.output) == (pads, output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pointwise", "covers"),
+    [
+        (((4, 4), (1, 1), (1, 1), 0), True, True),
+        (((4, 4), (1, 1), (1, 2), 0), False, False),
+        (((4, 4), (1, 1), (1, 1), (0, 0, 0, 1)), False, False),
+        (((4, 4), (2, 2), (2, 2), 0), False, True),
+        (((5, 4), (2, 2), (2, 2), 0), False, False),
+        (((4, 4), (3, 3), (1, 1), 1), False, False),
+        (((4, 4), (2, 1), (1, 1), 0), False, True),
+    ],
+)
+def test_what_needs_no_padded_copy(arguments, pointwise, covers):
+    window = make_window(*arguments)
+    assert (window.is_pointwise, window.covers_input) == (pointwise, covers)
+
+
+def test_a_kernel_that_does_not_fit_is_explained_in_full():
+    with pytest.raises(ShapeError) as caught:
+        make_window((4, 6), (3, 2), (1, 1), (0, 1, 0, 2), (3, 1))
+    assert str(caught.value) == (
+        "the kernel (3, 2) with dilation (3, 1) covers 7x2 pixels, more than the padded input of 5x8; received an "
+        "input of 4x6. Use a smaller kernel, more padding or larger images."
+    )
+
+
+@pytest.mark.parametrize("padding", [(0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 0, 2), (0, 0, 3, 0), (1, 2, 3, 4)])
+@pytest.mark.parametrize("large", [False, True])
+def test_padded_images(xp, padding, large, monkeypatch):
+    """Every border is written anew, whatever the scratch memory held."""
+    if large:
+        monkeypatch.setattr(backend, "INLINE_WORK", 0)
+        monkeypatch.setattr(backend, "_count", 3)
+    shape = (5, 160, 120, 4) if large else (3, 6, 5, 2)
+    window = make_window(shape[1:3], (2, 2), (1, 1), padding)
+    x = normal(1, *shape)
+    top, bottom, left, right = padding
+    for value in (7.0, -np.inf):
+        expected = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+        np.testing.assert_array_equal(backend.to_numpy(geometry.pad(xp.asarray(x), window, value)), expected)
+
+
+def test_without_padding_nothing_is_copied(xp):
+    x = xp.asarray(normal(1, 2, 7, 6, 3))
+    for size, kernel, stride, seen in (((7, 6), (2, 2), (1, 1), (7, 6)), ((7, 6), (2, 2), (3, 3), (5, 5))):
+        view = geometry.pad(x, make_window(size, kernel, stride, 0), 0.0)
+        assert view.shape == (2, *seen, 3)
+        assert xp.shares_memory(view, x)
+
+
+def test_windows_may_reach_beyond_the_padding(xp):
+    window = make_window((4, 5), (3, 3), (2, 2), (1, 0), (1, 1), ceil_mode=True)
+    assert window.padded == (7, 5)
+    padded = backend.to_numpy(geometry.pad(xp.ones((1, 4, 5, 1)), window, 0.0))
+    np.testing.assert_array_equal(padded[0, :, 0, 0], [0, 1, 1, 1, 1, 0, 0])
+
+
+def test_scratch_memory_for_padding_goes_by_its_name():
+    window = make_window((3, 3), (2, 2), (1, 1), 1)
+    first, second = (geometry.pad(np.ones((1, 3, 3, 1)), window, 0.0, name) for name in ("one", "two"))
+    assert not np.shares_memory(first, second)
+    assert np.shares_memory(first, geometry.pad(np.ones((1, 3, 3, 1)), window, 0.0, "one"))
+
+
+def test_the_gradient_of_what_no_window_saw_is_zero(xp):
+    window = make_window((5, 6), (2, 2), (3, 3), (1, 0, 0, 0))
+    padded, dx = xp.asarray(normal(1, 2, *window.padded, 3)), xp.full((2, 5, 6, 3), np.nan)
+    geometry.cut(padded, window, dx)
+    expected = np.zeros((2, 5, 6, 3))
+    expected[:, :4, :5] = backend.to_numpy(padded)[:, 1:]
+    np.testing.assert_array_equal(backend.to_numpy(dx), expected)
