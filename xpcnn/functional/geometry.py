@@ -33,9 +33,7 @@ def as_padding(padding: Padding | list[int]) -> Padding:
         valid = result in ("same", "valid")
     else:
         sides = (result, result) if isinstance(result, int) else result if isinstance(result, tuple) else ()
-        valid = len(sides) in (2, 4) and all(
-            isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in sides
-        )
+        valid = len(sides) in (2, 4) and all(isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in sides)
     if not valid:
         raise ArgumentError(
             'padding must be an int >= 0, a pair (vertical, horizontal), (top, bottom, left, right), "same" or '
