@@ -3,6 +3,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
+import platform
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -340,6 +344,35 @@ def test_rows_are_done_once_each(xp, rows, monkeypatch):
     assert (to_numpy(a) == 1).all()
     pieces = -(-rows * 7 // 20)
     assert len(calls) == (1 if xp is not np else min(rows, -(-pieces // 3) * 3))  # as many for each of three threads
+
+
+# --- freed memory -----------------------------------------------------------------------------------------------
+
+FAULTS = """
+import resource
+import numpy as np
+import xpcnn
+
+xpcnn.threads()  # the first time that something is computed
+for number in range(30):
+    if number == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(1 << 19, np.float32) for _ in range(8)]
+    del arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is told to stay")
+def test_freed_memory_stays_with_the_process():
+    def faults(**environment: str) -> int:
+        variables = {**os.environ, **environment}
+        done = subprocess.run([sys.executable, "-c", FAULTS], env=variables, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    given_back = faults(XPCNN_KEEP_MEMORY="0")
+    assert given_back > 20 * 8 * (1 << 21) // 4096 // 2, "pages are asked for again, else there is nothing to gain"
+    assert faults(XPCNN_KEEP_MEMORY="") < given_back / 20
 
 
 # --- threads and BLAS -------------------------------------------------------------------------------------------

@@ -406,8 +406,8 @@ def _keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and os.environ.get("XPCNN_KEEP_MEMORY") != "0":
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(option, 2**31 - 1)
+        for option, size in ((M_TRIM_THRESHOLD, 2**31 - 1), (M_MMAP_THRESHOLD, 1 << 28)):
+            mallopt(option, size)  # larger blocks go back at once: what is in pieces cannot
 
 
 def lanes() -> int:

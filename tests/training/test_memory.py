@@ -425,6 +425,7 @@ def larger(count, times=2):
     return images.repeat(times, axis=2).repeat(times, axis=3), labels
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("norm", [True, False])
 def test_fit_stays_within_the_limit(xp, norm):
     width, times = (16, 4) if xp is np else (8, 2)  # on the CPU Python's own objects are counted as well

@@ -33,6 +33,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 POLLS = 200  # looks at what is under way before the processor is left to others for a moment
 NAP = 1e-4  # seconds
+GRACE = 0.3  # seconds in which mpiexec passes on what a rank has said: it drops the rest when all are ended
 LAUNCHERS = ("PMI", "OMPI_COMM_WORLD")  # what the variables begin with by which MPICH and Open MPI tell rank and size
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -315,6 +316,7 @@ class MPICommunicator(Communicator):
     def abort(self, code: int = 1) -> NoReturn:
         """See Communicator."""
         sys.stdout.flush()
+        time.sleep(GRACE)
         self._mpi.COMM_WORLD.Abort(code)
         raise SystemExit(code)
 
