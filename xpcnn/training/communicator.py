@@ -33,7 +33,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 POLLS = 200  # looks at what is under way before the processor is left to others for a moment
 NAP = 1e-4  # seconds
-GRACE = 0.3  # seconds in which mpiexec passes on what a rank has said: it drops the rest when all are ended
+GRACE = 0.2  # seconds in which mpiexec passes on what a rank has said: it drops the rest when all are ended
 LAUNCHERS = ("PMI", "OMPI_COMM_WORLD")  # what the variables begin with by which MPICH and Open MPI tell rank and size
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -176,7 +176,7 @@ class Communicator:
         """Say what went wrong on this rank and end all, unless there is one only or all know of the error."""
         if self.size == 1 or is_common(error):
             return
-        time.sleep(0.2 * min(self.rank, 20))  # often all ranks fail at once: let the first speak for them
+        time.sleep(3 * GRACE * min(self.rank, 10))  # often all ranks fail at once: let the first speak for them
         if isinstance(error, (XpcnnError, OSError)):
             text = str(error)
         else:
