@@ -178,3 +178,67 @@ def test_what_is_taken(changed):
 def test_arrays_of_a_gpu_are_not_taken(xp):
     x, weight = xp.zeros((128, 16, 16, 8), "float32"), xp.zeros((128, 128, 3, 3), "float32")
     assert winograd.takes(x, weight, window_of(16, 16), 1) is (xp is np)
+
+
+def test_just_enough(monkeypatch):
+    def taken(channels, filters, width, batch, padding=1):
+        x = np.zeros((channels, 16, width, batch), "float32")
+        weight = np.zeros((filters, channels, 3, 3), "float32")
+        return winograd.takes(x, weight, window_of(16, width, padding), 1)
+
+    assert (winograd.FEWEST_CHANNELS, winograd.FEWEST_TILES) == (128, 256)
+    assert taken(128, 128, 16, 4)
+    assert taken(128, 128, 15, 4)  # the last tile of a row reaches into zeros
+    assert not taken(127, 128, 16, 4)
+    assert not taken(128, 127, 16, 4)
+    assert not taken(128, 128, 14, 4)
+    assert not taken(128, 128, 16, 3)
+    assert taken(128, 128, 16, 4, 2)
+    assert not winograd.takes([[0.0]], np.zeros((128, 128, 3, 3)), window_of(16, 16), 1)
+    assert not winograd.takes(np.zeros((128, 16, 16, 8)), [[0.0]], window_of(16, 16), 1)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7, 5, 3), (5, 6, 8, 4, 3)])
+def test_scratch_memory_is_named_typed_and_written_before_it_is_read(any_size, monkeypatch, shape):
+    monkeypatch.setattr(winograd, "PART", 1)
+    monkeypatch.setattr(winograd, "PART_GRADIENT", 1)
+    x, weight, b, dy = arrays(shape, "float32")
+    window = window_of(*shape[2:4])
+    expected = conv2d_forward(x, weight, b, window, 1, True), *conv2d_backward(dy, x, weight, window)
+    names, real, product = set(), winograd.workspace, winograd.matmul
+
+    def workspace(xp, name, shape, dtype):
+        assert dtype == "float32"
+        names.add(name)
+        array = real(xp, name, shape, dtype)
+        array.fill(np.nan)
+        return array
+
+    def matmul(a, b, out):
+        assert a.dtype == b.dtype == out.dtype == "float32"
+        return product(a, b, out)
+
+    monkeypatch.setattr(winograd, "workspace", workspace)
+    monkeypatch.setattr(winograd, "matmul", matmul)
+    found = conv2d_forward(x, weight, b, window, 1, True), *conv2d_backward(dy, x, weight, window)
+    assert names == {f"winograd {what}" for what in ("kernels", "tiles", "columns", "products", "outputs", "part")}
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == "float32"
+        np.testing.assert_array_equal(one, other)
+
+
+def test_work_is_shared_by_blocks_of_channels_and_runs_of_elements(any_size, monkeypatch):
+    monkeypatch.setattr(winograd, "BLOCK", 8)
+    monkeypatch.setattr(backend, "_count", 2)
+    monkeypatch.setattr(backend, "_lanes", 2)
+    loops = []
+    monkeypatch.setattr(
+        winograd, "for_chunks", lambda count, work, f: loops.append((count, work)) or [f(i) for i in range(count)]
+    )
+    x, weight, b, _ = arrays((6, 4, 4, 4, 2))  # 8 tiles of 16 elements
+    conv2d_forward(x, weight, b, window_of(4, 4))
+    kernels, tiles, elements, outputs = loops
+    assert kernels == (4, 16 * 24)
+    assert tiles == (6, 16 * 48)
+    assert elements == (2, 16 * 16 * 4 * 8)
+    assert outputs == (4, 16 * 32)
