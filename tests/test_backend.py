@@ -353,7 +353,7 @@ import resource
 import numpy as np
 import xpcnn
 
-xpcnn.threads()  # the first time that something is computed
+{first}
 for number in range(30):
     if number == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -364,10 +364,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is told to stay")
-def test_freed_memory_stays_with_the_process():
+@pytest.mark.parametrize("first", ["xpcnn.threads()", "xpcnn.set_threads(2)"])
+def test_freed_memory_stays_with_the_process(first):
     def faults(**environment: str) -> int:
+        command = [sys.executable, "-c", FAULTS.format(first=first)]
         variables = {**os.environ, **environment}
-        done = subprocess.run([sys.executable, "-c", FAULTS], env=variables, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
         return int(done.stdout)
 
     given_back = faults(XPCNN_KEEP_MEMORY="0")

@@ -393,7 +393,6 @@ _lanes = 0
 def threads() -> int:
     """Return how many threads compute (environment XPCNN_THREADS, else the cores this process may use)."""
     if not _count:
-        _keep_freed_memory()
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         set_threads(int(os.environ.get("XPCNN_THREADS") or available), int(os.environ.get("XPCNN_LANES") or 0))
     return _count
@@ -428,6 +427,7 @@ def set_threads(count: int, lanes: int = 0) -> None:
     if count < 1 or lanes < 0:
         raise ArgumentError(f"there must be at least 1 thread and 0 lanes; received {count} and {lanes}.")
     _count, _lanes = count, lanes
+    _keep_freed_memory()
 
 
 class _Job:
