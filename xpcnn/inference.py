@@ -42,9 +42,9 @@ from .layers import (
 )
 from .layers.base import Shape, Train, built
 from .layers.containers import as_written
-from .plan import Plan, scale_and_shift
+from .plan import Plan, of_layer, scale_and_shift
 
-__all__ = ["Inference", "fold", "for_inference"]
+__all__ = ["Inference", "fixed", "fold", "for_inference", "scale_and_shift", "scaled"]
 
 LARGEST = 1 << 26  # bytes of the largest activation of a plan: more images go through it in turns
 SMALL = 1 << 18  # bytes of all images' largest activation that are not worth two threads
@@ -132,12 +132,16 @@ def fixed(data: Array) -> Parameter:
 
 def _with_norm(layer: Any, norm: Any) -> Layer:
     """Return a convolution or dense layer that does the work of the batch norm behind it."""
-    result, weight = copy.copy(layer), built(layer.weight, layer)
-    scale, shift = scale_and_shift(norm)
-    bias = layer.bias.data * scale + shift if isinstance(layer.bias, Parameter) else shift
-    result.weight = fixed((weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype))
-    result.bias = fixed(bias.astype(weight.dtype))
+    result, bias = copy.copy(layer), layer.bias.data if isinstance(layer.bias, Parameter) else None
+    weight, bias = scaled(built(layer.weight, layer), bias, *of_layer(norm))
+    result.weight, result.bias = fixed(weight), fixed(bias)
     return result  # type: ignore[no-any-return]
+
+
+def scaled(weight: Array, bias: Array | None, scale: Array, shift: Array) -> tuple[Array, Array]:
+    """Return weight (O, ...) and bias (O,) for outputs times `scale` (O,) plus `shift` (O,)."""
+    both = shift if bias is None else bias * scale + shift
+    return (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype), both.astype(weight.dtype)
 
 
 # --- the network ------------------------------------------------------------------------------------------------

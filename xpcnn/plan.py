@@ -51,7 +51,7 @@ from .layers import (
 from .layers.base import Shape, built
 from .layers.containers import _arranged
 
-__all__ = ["Plan", "scale_and_shift"]
+__all__ = ["Plan", "of_layer", "scale_and_shift"]
 
 NO_PADS: Pads = (0, 0, 0, 0)
 WINOGRAD = 4  # times as few tiles as in training make it worth while: the weights are transformed already
@@ -374,18 +374,26 @@ def _dense(plan: Plan, layer: Any, x: Value) -> Value:
     return plan.step((x,), (len(weight), x.shape[1]), make)
 
 
-def scale_and_shift(norm: Any) -> tuple[Array, Array]:
+def scale_and_shift(
+    mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array]:
     """Return (C,) and (C,) in float64: at prediction batch norm is x * scale + shift."""
-    mean, var = (built(buffer, norm).astype("float64") for buffer in (norm.running_mean, norm.running_var))
-    scale = 1.0 / backend.array_module(var).sqrt(var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight.data
-    return scale, (norm.bias.data if norm.affine else 0.0) - mean * scale
+    scale = 1.0 / backend.array_module(var).sqrt(var.astype("float64") + eps)
+    if weight is not None:
+        scale = scale * weight
+    return scale, (0.0 if bias is None else bias) - mean.astype("float64") * scale
+
+
+def of_layer(norm: Any) -> tuple[Array, Array]:
+    """Return `scale_and_shift` of a batch norm layer."""
+    mean, var = (built(buffer, norm) for buffer in (norm.running_mean, norm.running_var))
+    weight, bias = (entry.data for entry in (norm.weight, norm.bias)) if norm.affine else (None, None)
+    return scale_and_shift(mean, var, weight, bias, norm.eps)
 
 
 def _batch_norm(plan: Plan, layer: Layer, x: Value, relu: bool = False) -> Value:
     columns = (-1, *[1] * (len(x.shape) - 1))
-    scale, shift = (array.astype(plan.dtype).reshape(columns) for array in scale_and_shift(layer))
+    scale, shift = (array.astype(plan.dtype).reshape(columns) for array in of_layer(layer))
 
     def make(y: Value) -> list[Call]:
         calls: list[Call] = []

@@ -107,7 +107,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
     for rows, v in _tiles(x, window, PART_GRADIENT):
         spread = workspace(np, "winograd products", (16, len(dy), v.shape[2]), dy.dtype)
 
-        def transform(channels: slice, spread: Array = spread, rows: slice = rows) -> None:
+        def scatter(channels: slice, spread: Array = spread, rows: slice = rows) -> None:
             four = workspace(np, "winograd outputs", (4, *spread[0, channels].shape), dy.dtype)
             if window.output[0] % 2 or window.output[1] % 2:
                 four.fill(0)
@@ -121,7 +121,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
             if not first:
                 total[t] += part
 
-        _over_channels(spread[0], transform)
+        _over_channels(spread[0], scatter)
         _over_elements(total.size, product)
     dw = np.empty((len(dy), len(x), 3, 3), x.dtype)
 
@@ -144,13 +144,13 @@ def _tiles(x: Array, window: Window, part: int) -> Iterator[tuple[slice, Array]]
     for first, last in spans(high, -(-16 * channels * high * wide * batch // part)):
         v = workspace(np, "winograd tiles", (16, channels, (last - first) * wide * batch), x.dtype)
 
-        def transform(block: slice, v: Array = v, rows: slice = slice(first, last)) -> None:
+        def work(block: slice, v: Array = v, rows: slice = slice(first, last)) -> None:
             source = view[:, :, block, rows]
             tiles = workspace(np, "winograd columns", source.shape, x.dtype)
             np.copyto(tiles, source)
             matmul(square, tiles.reshape(16, -1), v[:, block].reshape(16, -1))
 
-        _over_channels(v[0], transform)
+        _over_channels(v[0], work)
         yield slice(first, last), v
 
 

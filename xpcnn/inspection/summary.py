@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..inference import Inference
-from ..layers import AuxiliaryHead, BatchNorm1d, BatchNorm2d, Step, activation
+from ..layers import AuxiliaryHead, Step, activation
 from ..optim import Adam, Optimizer
 from ..table import Table, quantity
-from ..training.memory import TrainingMemory, memory_of, training_memory, weights_of
+from ..training.memory import TrainingMemory, has_batch_norm, memory_of, training_memory, weights_of
 from .trace import trace
 
 __all__ = ["Summary", "SummaryRow", "summary"]
@@ -110,8 +110,7 @@ def summary(
     net = copy.deepcopy(getattr(net, "net", net))
     net.build(shape)
     parameters = list(net.parameters().values())
-    norms = any(isinstance(layer, (BatchNorm1d, BatchNorm2d)) for _, layer in net.leaves())
-    images = 2 if norms else 1  # batch norm takes no single value, such as the one pixel of a small map
+    images = 2 if has_batch_norm(net) else 1  # batch norm takes no single value, such as the one pixel of a small map
     x = net.xp.zeros((*shape, images), net.dtype)
     with net.device, trace(net) as visits:
         _, ctx = net.forward(x, Step(0, 0, recompute=True, inference=isinstance(net, Inference)))

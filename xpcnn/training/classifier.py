@@ -349,7 +349,7 @@ class Classifier:
                 drop_last=drop_last,
                 share=ranks.share if ranks.size > 1 else None,
             )
-            loss, weigh = self._loss(train), self._weigh(train)
+            weights = self._resolve_class_weights(train)
         with ranks.guarded():
             body, self.memory = None, None
             if limit is not None:
@@ -372,7 +372,7 @@ class Classifier:
                 classifier=self,
                 net=self.net,
                 optimizer=self.optimizer,
-                loss=loss,
+                loss=self._loss(weights, self.label_smoothing),
                 enter=self._entrance,
                 loader=loader,
                 validate=None if held_out is None else partial(self._validate, held_out, at_once, ranks),
@@ -382,7 +382,7 @@ class Classifier:
                 seed=self.seed,
                 accumulate=int(accumulate),
                 micro_batch=at_once,
-                weigh=weigh,
+                weigh=_weigher(weights),
                 recomputing=body if body is not self.net else None,
                 memory=self.memory,
                 schedule=self.schedule,
@@ -474,16 +474,13 @@ class Classifier:
         report = self._evaluate(dataset, batch_size, ranks)
         return {"val_loss": report.loss, "val_accuracy": report.accuracy}
 
-    def _loss(self, train: Dataset | None = None) -> Loss:
-        """Return the loss as a function; with training data, the one that is minimised: weighted and smoothed."""
+    def _loss(self, class_weights: Array | None = None, label_smoothing: float = 0.0) -> Loss:
+        """Return the loss as a function; with weights and smoothing, the one that is minimised."""
         if callable(self.loss):
             return self.loss
         if self.loss == "mse":
             return _one_hot_mse
-        if train is None:
-            return softmax_cross_entropy
-        weights = self._resolve_class_weights(train)
-        return partial(softmax_cross_entropy, class_weights=weights, label_smoothing=self.label_smoothing)
+        return partial(softmax_cross_entropy, class_weights=class_weights, label_smoothing=label_smoothing)
 
     def _resolve_class_weights(self, train: Dataset) -> Array | None:
         count = len(self._ready()[1])
@@ -499,20 +496,6 @@ class Classifier:
                     f"class_weights must be {count} numbers of at least 0, one per class; received {weights.tolist()}."
                 )
         return to_device(weights.astype(np.promote_types(self.net.dtype, np.float32)), self.net.device)
-
-    def _weigh(self, train: Dataset) -> Callable[[Array], Array | float] | None:
-        """Return what labels count in the mean of the loss, where it is not one for each image."""
-        weights = self._resolve_class_weights(train)
-        if weights is None:
-            return None
-
-        def weigh(t: Array) -> Array | float:
-            if t.ndim == 2:
-                return float(len(t))
-            total = weights[t].sum()
-            return total + (total == 0)  # as the loss has it
-
-        return weigh
 
     # --- using --------------------------------------------------------------------------------------------------
 
@@ -671,6 +654,20 @@ def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
             f"normalize: mean and std must be a number or {channels}, one per channel; received {value!r}."
         )
     return tuple(np.broadcast_to(numbers, channels).tolist())
+
+
+def _weigher(class_weights: Array | None) -> Callable[[Array], Array | float] | None:
+    """Return what labels count in the mean of the loss, where it is not one for each image."""
+    if class_weights is None:
+        return None
+
+    def weigh(t: Array) -> Array | float:
+        if t.ndim == 2:
+            return float(len(t))
+        total = class_weights[t].sum()
+        return total + (total == 0)  # as the loss has it
+
+    return weigh
 
 
 def _one_hot_mse(outputs: Array, t: Array) -> tuple[Array, Array]:

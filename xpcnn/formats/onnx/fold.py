@@ -7,8 +7,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...backend import array_module
-from ...inference import fixed
+from ...inference import fixed, scale_and_shift, scaled
 from ...layers import Buffer
 
 if TYPE_CHECKING:
@@ -28,13 +27,10 @@ def folded(graph: Graph) -> Graph:
         position = made_by.get(node.inputs[0], -1) if node.op == "BatchNormalization" else -1
         conv = kept[position] if position >= 0 else None
         if conv is not None and _can_fold(conv, node, arrays.keys(), uses):
-            scale, bias, mean, var = (arrays[name].astype("float64") for name in node.inputs[1:])
-            factor = scale / array_module(var).sqrt(var + node.attributes.get("epsilon", 1e-5))
-            shift = bias + ((arrays[conv.inputs[2]] if len(conv.inputs) > 2 else 0.0) - mean) * factor
-            (x, weight, *_), name = conv.inputs, node.inputs[2]
-            old = arrays[weight]
-            arrays[weight] = (old * factor.reshape(-1, *[1] * (old.ndim - 1))).astype(old.dtype)
-            arrays[name] = shift.astype(old.dtype)
+            scale, bias, mean, var = (arrays[name] for name in node.inputs[1:])
+            factor, shift = scale_and_shift(mean, var, scale, bias, node.attributes.get("epsilon", 1e-5))
+            (x, weight, *own), name = conv.inputs, node.inputs[2]
+            arrays[weight], arrays[name] = scaled(arrays[weight], arrays[own[0]] if own else None, factor, shift)
             kept[position] = replace(conv, inputs=(x, weight, name), outputs=node.outputs[:1])
             made_by[node.outputs[0]] = position
         else:
