@@ -109,7 +109,8 @@ def test_train_says_what_it_does(run, tmp_path):
 def test_the_same_seed_gives_the_same_training(run, tmp_path):
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run("train", "mnist", "--epochs", 1, *TINY, "--seed", seed, "--quiet", "--out", tmp_path / name)[0] == 0
+        code, _, err = run("train", "mnist", "--epochs", 1, *TINY, "--seed", seed, "--quiet", "--out", tmp_path / name)
+        assert code == 0, err
         results.append((tmp_path / name / "model.safetensors").read_bytes())
     assert results[0] == results[1] != results[2]
 

@@ -73,10 +73,7 @@ def _cupy() -> ModuleType:
 
 
 def _is_cupy(array: object) -> bool:
-    return type(array).__module__.partition(".")[0] == "cupy"
-
-
-_NUMPY = {np.ndarray, type(None)}
+    return type(array) is not np.ndarray and type(array).__module__.partition(".")[0] == "cupy"
 
 
 def array_module(*arrays: Array | None, **named: Array | None) -> ModuleType:
@@ -85,8 +82,11 @@ def array_module(*arrays: Array | None, **named: Array | None) -> ModuleType:
     Raises:
         DeviceError: if NumPy and CuPy arrays meet. Arguments given by keyword are called by that name.
     """
-    given = (*arrays, *named.values())
-    if _NUMPY.issuperset(map(type, given)):  # the usual case, asked some hundred times a step
+    given = (*arrays, *named.values()) if named else arrays
+    for array in given:
+        if type(array) is not np.ndarray and array is not None:
+            break
+    else:  # the usual case, asked some hundred times a step
         return np
     found: ModuleType | None = None
     for array in given:
@@ -439,7 +439,8 @@ class _Job:
         self.left = count
         self.error: BaseException | None = None
         self.lock = threading.Lock()
-        self.done = threading.Event()
+        self.done = threading.Lock()  # held until the last call has returned
+        self.done.acquire()
         self.context = contextvars.copy_context()  # numpy.errstate and the like hold in every thread
 
     def work(self) -> None:
@@ -452,7 +453,7 @@ class _Job:
             with self.lock:
                 self.left -= 1
                 if not self.left:
-                    self.done.set()
+                    self.done.release()
 
 
 _jobs: SimpleQueue[_Job] = SimpleQueue()
@@ -505,11 +506,11 @@ def for_chunks(count: int, work: int, function: Callable[[int], None]) -> None:
         return
     _start_workers(helpers)
     job = _Job(count, function)
-    with single_threaded_blas():
+    with _blas_limit:
         for _ in range(helpers):
             _jobs.put(job)
         job.work()
-        job.done.wait()
+        job.done.acquire()
     if job.error is not None:
         raise job.error
 
@@ -523,6 +524,11 @@ def spans(total: int, pieces: int) -> list[tuple[int, int]]:
 BLOCK = 1 << 18  # elements per block of rows: several passes stay in the cache, and calls cost little beside them
 
 
+def pieces(size: int, passes: int = 1, block: int = 0) -> int:
+    """Into how many pieces of at most `block` elements to cut work, as many for each lane; 1 if there is little."""
+    return -(-size // ((block or BLOCK) * lanes())) * lanes() if passes * size >= INLINE_WORK else 1
+
+
 def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -> None:
     """Call function(rows) over blocks of the first axis that fit the cache; on a GPU once, over all.
 
@@ -531,11 +537,7 @@ def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -
         function: does rows `slice` of whatever arrays it works on.
         passes: how often an element is touched, about.
     """
-    if passes * array.size < INLINE_WORK or _is_cupy(array):
-        function(slice(0, array.shape[0]))
-        return
-    pieces = -(-array.size // (BLOCK * lanes())) * lanes()  # as much for each
-    blocks = spans(array.shape[0], pieces)
+    blocks = spans(array.shape[0], 1 if _is_cupy(array) else pieces(array.size, passes))
     for_chunks(len(blocks), passes * array.size, lambda i: function(slice(*blocks[i])))
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from . import backend
-from .backend import Array, array_module, for_chunks, workspace
+from .backend import Array, array_module, for_chunks, pieces, spans, workspace
 from .errors import ArgumentError, StateDictError
 from .functional import fused
 
@@ -182,9 +182,10 @@ class Optimizer:
         runs = flat.runs(terms_of)
         gradient = flat.grad
         finite, skipped = (True, 0) if scale is None else scale.unscale(gradient)
-        size = flat.data.size if xp is not np else backend.BLOCK
         blocks = [
-            (slice(i, min(i + size, run.stop)), terms) for run, terms in runs for i in range(run.start, run.stop, size)
+            (slice(run.start + i, run.start + j), terms)
+            for run, terms in runs
+            for i, j in spans(run.stop - run.start, pieces(run.stop - run.start, 8) if xp is np else 1)
         ]
 
         def work(index: int) -> None:

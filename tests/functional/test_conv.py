@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import numpy as np
@@ -228,10 +229,41 @@ def test_large_work_is_cut_into_lanes_and_small_work_is_not(monkeypatch):
             conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args)
             conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args, need_dx=False)
             conv.conv2d_backward(batch_last(dy), None, weight, *args, need_dw=False)
-            assert len(loops) == 4
-            for count, work in loops:
+            if not gather:  # what starts both gradients: one after the other if they are cut themselves
+                assert ((2, 0) in loops) is large
+            cut = [loop for loop in loops if loop != (2, 0)]
+            assert len(cut) == (4 if gather else 5 if large else 6)
+            for count, work in cut:
                 assert (work >= backend.INLINE_WORK) is large
                 assert not large or count % 3 == 0 or count == case.groups
+
+
+def test_gradients_too_small_to_be_cut_are_computed_side_by_side(monkeypatch):
+    """With 64 filters the products are worth a thread each, while the columns alone are not worth cutting."""
+    rng = np.random.default_rng(3)
+    x, weight = (rng.standard_normal(shape, dtype=np.float32) for shape in ((20, 12, 12, 5), (64, 20, 5, 5)))
+    window = make_window((12, 12), (5, 5), (1, 1), 0)
+    dy = rng.standard_normal((64, *window.output, 5), dtype=np.float32)
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: False)
+    monkeypatch.setattr(backend, "_count", 2)
+    barrier, threads = threading.Barrier(2), set()
+
+    def watch(function):
+        def call(*args):
+            threads.add(threading.current_thread())
+            barrier.wait(timeout=30)  # each waits for the other
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(conv, "_input_gradient", watch(conv._input_gradient))
+    monkeypatch.setattr(conv, "_weight_gradient", watch(conv._weight_gradient))
+    dx, dw = conv.conv2d_backward(dy, x, weight, window)
+    assert len(threads) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: True)
+    for value, expected in zip((dx, dw), conv.conv2d_backward(dy, x, weight, window), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-3)
 
 
 MIRRORED = {  # stride, padding, dilation -> padding of the convolution that turns dy into dx

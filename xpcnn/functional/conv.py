@@ -29,9 +29,7 @@ from ..errors import ShapeError
 from . import fused, winograd
 from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
 
-CHUNK = (
-    1 << 20
-)  # elements of col per chunk on the CPU: 4 MB in float32, which stay in the cache with what is made of them
+CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
 FEW_COLUMNS = 128  # columns up to which threads share the filters instead
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
@@ -372,63 +370,66 @@ def _backward_by_gather(
 def _backward_by_scatter(
     dy: Array, x: Array | None, weight: Array, window: Window, groups: int, need_dw: bool
 ) -> tuple[Array, Array | None]:
-    """Any stride: dcol = weight.T @ dy, then each tap is added where it came from.
+    """Any stride: the two gradients one after the other, or on a thread each if they are too small to be cut."""
+    array_module(dy=dy, x=x, weight=weight)
+    if not need_dw:
+        return _input_gradient(dy, weight, window, groups), None
+    size = weight.shape[1] * groups * window.taps * window.output[0] * window.output[1] * dy.shape[3]
+    gradients: list[Any] = [None, None]
+
+    def work(index: int) -> None:
+        gradients[index] = (
+            _weight_gradient(dy, x, weight, window, groups) if index else _input_gradient(dy, weight, window, groups)
+        )
+
+    for_chunks(2, 0 if size >= backend.INLINE_WORK else size * max(1, weight.shape[0] // 16), work)
+    return gradients[0], gradients[1]
+
+
+def _input_gradient(dy: Array, weight: Array, window: Window, groups: int) -> Array:
+    """dcol = weight.T @ dy, then each tap is added where it came from.
 
     Work is cut by input channels (by groups if there are several), so no two threads add to one place.
     """
-    xp = array_module(dy=dy, x=x, weight=weight)
+    xp = array_module(dy=dy, weight=weight)
     filters, channels, kh, kw = weight.shape  # channels of one group
-    batch, (oh, ow) = dy.shape[3], window.output
+    batch, (oh, ow), taps = dy.shape[3], window.output, window.taps
     dx = xp.empty((channels * groups, *window.input, batch), dy.dtype)
-    dw = xp.empty(weight.shape, dy.dtype) if need_dw else None
-    outer = dy.reshape(groups, filters // groups, -1)
-    columns = Columns(x, window, groups) if x is not None and need_dw else None
-    size, pieces = channels * groups * window.taps * oh * ow * batch, 1
+    outer, flat_weight = (array.reshape(groups, filters // groups, -1) for array in (dy, weight))
+    size, pieces = channels * groups * taps * oh * ow * batch, 1
     if xp is np:
         lanes = backend.lanes() if size >= backend.INLINE_WORK else 1
-        pieces = -(-channels * groups * window.taps * CHUNK_COLUMNS[0] // (2 * CHUNK * lanes)) * lanes
+        pieces = -(-channels * groups * taps * CHUNK_COLUMNS[0] // (2 * CHUNK * lanes)) * lanes
     blocks = spans(groups if groups > 1 else channels, pieces)
 
     def work(index: int) -> None:
-        first, last = blocks[index]
-        g = slice(first, last) if groups > 1 else slice(0, 1)
-        c = slice(0, channels) if groups > 1 else slice(first, last)
-        block = weight.reshape(groups, -1, channels, kh, kw)[g, :, c]  # (g, o, c, KH, KW)
-        matrix = block.transpose(0, 2, 3, 4, 1).reshape(len(block), -1, block.shape[1])  # (g, c*KH*KW, o)
+        block = slice(*blocks[index])
+        g, c = (block, slice(0, channels)) if groups > 1 else (slice(0, 1), block)
+        matrix = flat_weight[g, :, c.start * taps : c.stop * taps].transpose(0, 2, 1)  # (g, c*KH*KW, o)
         block_dx = dx[g.start * channels + c.start : (g.stop - 1) * channels + c.stop]
         gathers = fused.takes(block_dx)
         pads = any(window.pads) and not gathers
-        shape = (len(block_dx), *window.padded, batch)
-        padded = workspace(xp, "padded gradient", shape, dy.dtype) if pads else block_dx
+        whole = (len(block_dx), *window.padded, batch)
+        padded = workspace(xp, "padded gradient", whole, dy.dtype) if pads else block_dx
         if not gathers:
             padded.fill(0)
         rows = matrix.shape[0] * matrix.shape[1] * ow * batch
-        limit = CHUNK if xp is np else CHUNK_GPU
-        gradient = xp.empty(matrix.shape, dy.dtype)
-        for h0, h1 in spans(oh, -(-oh * rows // limit)):
+        for h0, h1 in spans(oh, -(-oh * rows // (CHUNK if xp is np else CHUNK_GPU))):
             part = outer[g, :, h0 * ow * batch : h1 * ow * batch]
-            if columns is not None:
-                product = gradient if h0 == 0 else workspace(xp, "product", matrix.shape, dy.dtype)
-                _matmul_transposed(columns.chunk((h0, h1, 0, ow), g, c), part, product)
-                if h0:
-                    gradient += product
             dcol = matrix_workspace(xp, "columns", (*matrix.shape[:2], part.shape[2]), dy.dtype)
             _matmul(matrix, part, dcol)
             if gathers:
                 fused.col2im(dcol, window, (h0, h1), block_dx)
                 continue
-            taps = dcol.reshape(len(padded), kh, kw, h1 - h0, ow, batch)
+            parts = dcol.reshape(len(padded), kh, kw, h1 - h0, ow, batch)
             band = padded[:, h0 * window.stride[0] :]
             strip = Window(window.input, (h1 - h0, ow), window.kernel, window.stride, window.dilation, window.pads)
             for i in range(kh):
                 for j in range(kw):
                     target = tap(band, strip, i, j)
-                    target += taps[:, i, j]
+                    target += parts[:, i, j]
         if pads:
             cut(padded, window, block_dx)
-        if dw is not None:
-            target = dw.reshape(groups, -1, channels, kh, kw)[g, :, c]
-            target[...] = gradient.reshape(len(block), -1, kh, kw, block.shape[1]).transpose(0, 4, 1, 2, 3)
 
     for_chunks(len(blocks), size, work)
-    return dx, dw
+    return dx

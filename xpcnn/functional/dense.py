@@ -6,26 +6,27 @@ import numpy as np
 
 from ..backend import Array, array_module, for_chunks, lanes, product, spans
 
+Product = tuple[Array, Array, Array]  # (a, b, out): out[...] = a @ b
 
-def _matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b with the rows of a, or else the columns of b, spread over threads."""
-    xp = array_module(a, b)
-    out = xp.empty((a.shape[0], b.shape[1]), b.dtype) if out is None else out
-    work = out.size * a.shape[1]
-    pieces = lanes() if xp is np and work > 400_000 else 1
-    if a.shape[0] >= b.shape[1]:
-        rows = spans(a.shape[0], pieces)
-        for_chunks(len(rows), work, lambda i: product(a[slice(*rows[i])], b, out=out[slice(*rows[i])]))
-    else:
-        columns = spans(b.shape[1], pieces)
-        for_chunks(len(columns), work, lambda i: product(a, b[:, slice(*columns[i])], out=out[:, slice(*columns[i])]))
-    return out
+
+def _multiply(*products: Product) -> None:
+    """Compute products, cut into rows of a or else columns of b and spread over threads together."""
+    work = sum(out.size * a.shape[1] for a, _, out in products)
+    count = lanes() if work > 400_000 and isinstance(products[0][2], np.ndarray) else 1
+    parts: list[Product] = []
+    for a, b, out in products:
+        if a.shape[0] >= b.shape[1]:
+            parts += [(a[i:j], b, out[i:j]) for i, j in spans(a.shape[0], count)]
+        else:
+            parts += [(a, b[:, i:j], out[:, i:j]) for i, j in spans(b.shape[1], count)]
+    for_chunks(len(parts), work, lambda index: product(*parts[index]))
 
 
 def dense_forward(x: Array, weight: Array, bias: Array | None) -> Array:
     """Return y = weight @ x + bias, (O, N)."""
-    array_module(x=x, weight=weight, bias=bias)
-    y = _matmul(weight, x)
+    xp = array_module(x=x, weight=weight, bias=bias)
+    y = xp.empty((weight.shape[0], x.shape[1]), x.dtype)
+    _multiply((weight, x, y))
     if bias is not None:
         y += bias[:, None]
     return y
@@ -38,8 +39,12 @@ def dense_backward(
 
     dweight is computed in `out` where that is given.
     """
-    array_module(dy=dy, x=x, weight=weight)
-    return (
-        _matmul(weight.T, dy) if need_dx else None,
-        _matmul(dy, x.T, out) if need_dw and x is not None else None,
-    )
+    xp = array_module(dy=dy, x=x, weight=weight)
+    dx = xp.empty((weight.shape[1], dy.shape[1]), dy.dtype) if need_dx else None
+    products = [] if dx is None else [(weight.T, dy, dx)]
+    dw = None
+    if need_dw and x is not None:
+        dw = xp.empty(weight.shape, x.dtype) if out is None else out
+        products.append((dy, x.T, dw))
+    _multiply(*products)
+    return dx, dw

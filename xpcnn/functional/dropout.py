@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ..backend import Array, array_module, for_chunks, lanes, spans
+from ..backend import Array, array_module, for_chunks, pieces, spans
 from . import fused
 
 BLOCK = 1 << 15
@@ -62,7 +62,7 @@ def dropout_mask(xp: ModuleType, shape: tuple[int, ...], p: float, key: int) -> 
     if xp is not np:
         return (random_bits(xp, 0, size, key) >= threshold).reshape(shape)
     mask = np.empty(size, np.bool_)
-    blocks = spans(size, -(-size // (BLOCK * lanes())) * lanes())  # as much for each
+    blocks = spans(size, pieces(size, 12, BLOCK))
 
     def work(index: int) -> None:
         first, last = blocks[index]
