@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
@@ -438,9 +439,8 @@ class _Job:
         self.function = function
         self.left = count
         self.error: BaseException | None = None
-        self.lock = threading.Lock()
-        self.done = threading.Lock()  # held until the last call has returned
-        self.done.acquire()
+        self.lock, self.done = threading.Lock(), threading.Lock()
+        self.done.acquire()  # until the last call has returned
         self.context = contextvars.copy_context()  # numpy.errstate and the like hold in every thread
 
     def work(self) -> None:
@@ -537,7 +537,10 @@ def for_rows(array: Array, function: Callable[[slice], None], passes: int = 1) -
         function: does rows `slice` of whatever arrays it works on.
         passes: how often an element is touched, about.
     """
-    blocks = spans(array.shape[0], 1 if _is_cupy(array) else pieces(array.size, passes))
+    if passes * array.size < INLINE_WORK or _is_cupy(array):
+        function(slice(0, array.shape[0]))
+        return
+    blocks = spans(array.shape[0], pieces(array.size, passes))
     for_chunks(len(blocks), passes * array.size, lambda i: function(slice(*blocks[i])))
 
 
@@ -604,9 +607,7 @@ def workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Array:
         with _scratch_lock:
             buffers = _local.buffers = _scratch[threading.current_thread()] = {}
     dtype = np.dtype(dtype)
-    size = 1
-    for length in shape:
-        size *= length
+    size = math.prod(shape)
     buffer = buffers.get((name, dtype))
     if buffer is None or buffer.size < size:
         buffer = buffers[name, dtype] = np.empty(size, dtype)

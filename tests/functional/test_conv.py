@@ -149,7 +149,8 @@ def test_several_chunks_at_their_real_size(case, monkeypatch):
     monkeypatch.setattr(backend, "_count", 2)
     x, weight, bias, dy = arrays(case, "float32")
     window, x, dy = window_of(case.window), batch_last(x), batch_last(dy)
-    assert len(conv.Columns(x, window, case.groups).chunks(np)) > 1
+    columns = conv.Columns(x, window, case.groups)
+    assert len(columns.chunks(np, columns.size)) > 1
     check(case, dtype="float32")
     runs = [
         (
@@ -193,7 +194,7 @@ def test_chunks_are_all_columns_once_and_fit_the_cache(xp, case, chunk, lanes, m
     monkeypatch.setattr(conv, "CHUNK_GPU", chunk)
     monkeypatch.setattr(conv, "CHUNK_COLUMNS", (fewest, 1000))
     columns = chunked(case, xp)
-    chunks = columns.chunks(xp)
+    chunks = columns.chunks(xp, columns.size)
     ranges = [columns.range(pixels) for pixels in chunks]
     (height, width), rows = columns.window.output, columns.rows * columns.groups
     assert [r.start for r in ranges] == [0, *(r.stop for r in ranges[:-1])]

@@ -122,7 +122,7 @@ def conv2d_forward(
         parts = spans(filters, backend.lanes() if work >= backend.INLINE_WORK else 1)
         for_chunks(len(parts), work, lambda i: product(col, slice(*parts[i]), ALL))
     else:
-        chunks = columns.chunks(xp)
+        chunks = columns.chunks(xp, work)
         for_chunks(len(chunks), work, lambda i: product(columns.chunk(chunks[i]), ALL, columns.range(chunks[i])))
     return y
 
@@ -192,14 +192,14 @@ class Columns:
         )
         self.view = view[:, :, ::-1, ::-1] if mirrored else view
 
-    def chunks(self, xp: ModuleType) -> list[Pixels]:
-        """Cut the output pixels so that each chunk is one range of columns and there is work for every thread."""
+    def chunks(self, xp: ModuleType, work: int) -> list[Pixels]:
+        """Cut the output pixels so that each chunk is one range of columns and large work is shared equally."""
         (height, width), rows = self.window.output, self.rows * self.groups
         total = height * width * self.batch
         if xp is np:
             length = min(max(CHUNK // rows, CHUNK_COLUMNS[0]), CHUNK_COLUMNS[1])
             count = -(-total // length)
-            if self.size >= backend.INLINE_WORK:
+            if work >= backend.INLINE_WORK:
                 count = -(-count // backend.lanes()) * backend.lanes()
         else:
             count = -(-total * rows // CHUNK_GPU)
@@ -284,7 +284,7 @@ def _sum_over_lanes(
     Each lane owns a fixed run of chunks and an accumulator; lanes are added in order. So the rounding does not depend
     on which thread was faster.
     """
-    chunks = columns.chunks(xp)
+    chunks = columns.chunks(xp, columns.size)
     lanes = spans(len(chunks), backend.lanes() if xp is np and columns.size >= backend.INLINE_WORK else 1)
     total = xp.empty(shape, dtype)
     others = workspace(xp, "lanes", (len(lanes) - 1, *shape), dtype)
@@ -360,7 +360,7 @@ def _backward_by_gather(
             _matmul_transposed(col, flat_x[:, :, where], out)
 
     if not need_dw:
-        chunks = columns.chunks(xp)
+        chunks = columns.chunks(xp, columns.size)
         for_chunks(len(chunks), columns.size, lambda index: product(chunks[index], None))
         return dx, None
     total = _sum_over_lanes(xp, columns, (groups, outputs * kh * kw, channels), dy.dtype, product)

@@ -5,14 +5,15 @@ Source: Srivastava et al., "Dropout" (2014); "inverted" scaling, so that inferen
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import numpy as np
 
-from ..backend import Array, array_module, for_chunks, pieces, spans
+from ..backend import Array, array_module, for_chunks, for_rows, pieces, spans
 from . import fused
 
-BLOCK = 1 << 15
+BLOCK = 1 << 17  # elements
 ROUNDS = ((16, 0x21F0AAAD), (15, 0xD35A2D97))  # shift and factor of each round of the mixer
 
 
@@ -55,9 +56,7 @@ def _threshold(p: float) -> int:
 
 def dropout_mask(xp: ModuleType, shape: tuple[int, ...], p: float, key: int) -> Array:
     """Return a boolean mask that is False with probability p."""
-    size = 1
-    for length in shape:
-        size *= length
+    size = math.prod(shape)
     threshold = _threshold(p)
     if xp is not np:
         return (random_bits(xp, 0, size, key) >= threshold).reshape(shape)
@@ -90,6 +89,11 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
         return xp.zeros_like(dy)
     if fused.takes(dy, mask):
         return fused.dropout_backward(dy, mask, 1.0 / (1.0 - p))
-    dx = dy * mask
-    dx *= 1.0 / (1.0 - p)
+    dx = xp.empty_like(dy)
+
+    def work(rows: slice) -> None:
+        block = xp.multiply(dy[rows], mask[rows], out=dx[rows])
+        block *= 1.0 / (1.0 - p)
+
+    for_rows(dy, work, 4)
     return dx

@@ -97,20 +97,17 @@ def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...
     """Route dy to the first tap of x that equals the maximum y: written to dx if taps lie apart, else added."""
     xp = array_module(dy)
     equal = workspace(xp, "equal", dy.shape, np.bool_)
-    rest = workspace(xp, "rest", dy.shape, dy.dtype)
-    share = None if apart else workspace(xp, "share", dy.shape, dy.dtype)
-    for where in taps[:-1]:
-        xp.equal(x[where], y, out=equal)
-        part = xp.multiply(dy, equal, out=dx[where] if share is None else share)
-        dy = xp.subtract(dy, part, out=rest if share is not None or where is not taps[-2] else dx[taps[-1]])
-        if share is not None:
-            target = dx[where]
+    share, rest = (workspace(xp, name, dy.shape, dy.dtype) for name in ("share", "rest"))  # dense, unlike taps
+    for where in taps:
+        if where is not taps[-1]:
+            xp.equal(x[where], y, out=equal)
+            xp.multiply(dy, equal, out=share)
+            dy = xp.subtract(dy, share, out=rest)
+        target, part = dx[where], dy if where is taps[-1] else share
+        if apart:
+            xp.copyto(target, part)
+        else:
             target += part
-    target = dx[taps[-1]]
-    if share is not None:
-        target += dy
-    elif len(taps) == 1:
-        xp.copyto(target, dy)
 
 
 # --- average ----------------------------------------------------------------------------------------------------
