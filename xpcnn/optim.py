@@ -284,6 +284,7 @@ class SGD(Optimizer):
             raise ArgumentError("nesterov=True needs a momentum above 0; received momentum=0.0.")
         self.momentum = momentum
         self.nesterov = nesterov
+        self.decoupled = not momentum  # which comes to the same, in one pass less
 
     def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
         """See the class."""
@@ -297,13 +298,15 @@ class SGD(Optimizer):
                 g += scratch
             else:
                 g = velocity
+        elif terms.weight_decay:
+            w *= 1.0 - terms.lr * terms.weight_decay
         xp.multiply(g, terms.lr, out=scratch)
         w -= scratch
 
     def cuda(self) -> tuple[str, dict[str, float]]:
         """See `Optimizer`."""
         if not self.momentum:
-            return "w -= lr * g;", {}
+            return "w -= lr * (g + weight_decay * w);", {}
         direction = "g + momentum * velocity" if self.nesterov else "velocity"
         return f"velocity = momentum * velocity + g; w -= lr * ({direction});", {"momentum": self.momentum}
 

@@ -27,7 +27,7 @@ from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
 from . import fused, winograd
-from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap
+from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap_slices
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
@@ -423,10 +423,9 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int) -> Ar
                 continue
             parts = dcol.reshape(len(padded), kh, kw, h1 - h0, ow, batch)
             band = padded[:, h0 * window.stride[0] :]
-            strip = Window(window.input, (h1 - h0, ow), window.kernel, window.stride, window.dilation, window.pads)
-            for i in range(kh):
-                for j in range(kw):
-                    target = tap(band, strip, i, j)
+            for i, down in enumerate(tap_slices(window, 0, h1 - h0)):
+                for j, across in enumerate(tap_slices(window, 1)):
+                    target = band[:, down, across]
                     target += parts[:, i, j]
         if pads:
             cut(padded, window, block_dx)

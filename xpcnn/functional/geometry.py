@@ -166,10 +166,15 @@ def pad(x: Array, window: Window, value: float, name: str = "pad") -> Array:
     return padded
 
 
+def tap_slices(window: Window, axis: int, count: int = 0) -> list[slice]:
+    """Return the slice of the padded input that each tap along one axis sees, of the first `count` windows if given."""
+    span, step = ((count or window.output[axis]) - 1) * window.stride[axis] + 1, window.dilation[axis]
+    return [slice(i * step, i * step + span, window.stride[axis]) for i in range(window.kernel[axis])]
+
+
 def tap(padded: Array, window: Window, i: int, j: int) -> Array:
     """Return the view (C, OH, OW, N) of the padded input that window position (i, j) sees."""
-    (oh, ow), (sh, sw), (dh, dw) = window.output, window.stride, window.dilation
-    return padded[:, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
+    return padded[:, tap_slices(window, 0)[i], tap_slices(window, 1)[j]]
 
 
 def cut(padded: Array, window: Window, dx: Array) -> None:

@@ -16,18 +16,9 @@ import numpy as np
 
 from ..backend import Array, array_module, for_rows, workspace
 from . import fused
-from .geometry import Window, cut, pad, tap
+from .geometry import Window, cut, pad, tap, tap_slices
 
 ALL = slice(None)
-
-
-def _starts(window: Window, axis: int) -> list[slice]:
-    """The slice of the padded input that each tap along one axis sees."""
-    span = (window.output[axis] - 1) * window.stride[axis] + 1
-    return [
-        slice(i * window.dilation[axis], i * window.dilation[axis] + span, window.stride[axis])
-        for i in range(window.kernel[axis])
-    ]
 
 
 # --- max --------------------------------------------------------------------------------------------------------
@@ -44,8 +35,8 @@ def max_pool2d_forward(x: Array, window: Window, out: Array | None = None) -> Ar
     def work(channels: slice) -> None:  # rows first: their runs are longest
         block = padded[channels]
         maxima = workspace(xp, "column maxima", (block.shape[0], y.shape[1], *block.shape[2:]), x.dtype)
-        _maximum([block[:, rows] for rows in _starts(window, 0)], maxima)
-        _maximum([maxima[:, :, columns] for columns in _starts(window, 1)], y[channels])
+        _maximum([block[:, rows] for rows in tap_slices(window, 0)], maxima)
+        _maximum([maxima[:, :, columns] for columns in tap_slices(window, 1)], y[channels])
 
     for_rows(x, work)
     return y
@@ -67,7 +58,7 @@ def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
         return fused.max_pool2d_backward(dy, x, y, window)
     dx = xp.empty(x.shape, dy.dtype)
     padded = pad(x, window, -math.inf, "pool")
-    rows, columns = _starts(window, 0), _starts(window, 1)
+    rows, columns = tap_slices(window, 0), tap_slices(window, 1)
     apart = all(s >= k * d for s, k, d in zip(window.stride, window.kernel, window.dilation, strict=True))
     tiles = apart and window.stride == window.kernel
 
