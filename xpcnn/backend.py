@@ -692,12 +692,15 @@ def product(a: Array, b: Array, out: Array) -> Array:
 def matmul(a: Array, b: Array, out: Array) -> Array:
     """`out[...] = a @ b` for matrices (M, K) and (K, N).
 
-    OpenBLAS is up to three times slower than it could be for few rows and many columns. There the columns are
-    cut into pieces small enough for its small-matrix kernels and multiplied as one batch.
+    OpenBLAS is up to three times slower than it could be for few rows and many columns (or the other way round). There
+    the columns are cut into pieces small enough for its small-matrix kernels and multiplied as one batch.
     """
     xp = array_module(a, b)
-    if xp is np and a.dtype != np.float16 and b.strides[1] == b.itemsize and out.strides[1] == out.itemsize:
+    if xp is np and a.dtype != np.float16:
         (m, k), n = a.shape, b.shape[1]
+        if m > n > 1:
+            matmul(b.T, a.T, out.T)
+            return out
         pieces = _pieces(m, k, n, NARROWEST)
         if pieces > 1:
             parts = b.reshape(k, pieces, -1).transpose(1, 0, 2)

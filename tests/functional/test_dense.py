@@ -61,6 +61,14 @@ def test_asked_for_one_gradient_only(xp):
     assert_close(dweight, backend.to_numpy(dy) @ backend.to_numpy(x).T, "forward")
 
 
+def test_the_gradient_of_the_weights_is_computed_where_it_is_wanted(xp):
+    """Into memory of the caller, whatever that held."""
+    x, weight, dy = (xp.asarray(a) for a in (normal(0, 4, 3), normal(1, 5, 4), normal(2, 5, 3)))
+    out = xp.full((5, 4), np.nan)
+    assert dense_backward(dy, x, weight, out=out)[1] is out
+    assert_close(out, backend.to_numpy(dy) @ backend.to_numpy(x).T, "forward")
+
+
 SHARED = {  # features, units, batch -> the shapes of the parts of y, for three threads
     "more units than images: rows": (400, 60, 30, [(20, 30)] * 3),
     "more images than units: columns": (400, 30, 60, [(30, 20)] * 3),
@@ -71,9 +79,9 @@ SHARED = {  # features, units, batch -> the shapes of the parts of y, for three 
 
 @pytest.mark.parametrize(("features", "units", "batch", "parts"), SHARED.values(), ids=SHARED)
 def test_large_products_are_shared_by_the_threads(features, units, batch, parts, monkeypatch):
-    shapes, product = [], dense.product
+    shapes, matmul = [], dense.matmul
     monkeypatch.setattr(backend, "_count", 3)
-    monkeypatch.setattr(dense, "product", lambda a, b, out: (shapes.append(out.shape), product(a, b, out)))
+    monkeypatch.setattr(dense, "matmul", lambda a, b, out: (shapes.append(out.shape), matmul(a, b, out)))
     x, weight = normal(0, features, batch), normal(1, units, features)
     assert_close(dense_forward(x, weight, None), weight @ x, "forward")
     assert shapes == parts

@@ -27,7 +27,7 @@ from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
 from . import fused, winograd
-from .geometry import Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap_slices
+from .geometry import ALL, Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap_slices
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
@@ -35,7 +35,6 @@ FEW_COLUMNS = 128  # columns up to which threads share the filters instead
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
 
 PAGE = 4096  # bytes: rows a multiple of this apart share cache sets
-ALL = slice(None)
 Pixels = tuple[int, int, int, int]  # output rows h0:h1 and, within one row only, columns w0:w1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Array, array_module, for_chunks, lanes, product, spans
+from ..backend import Array, array_module, for_chunks, lanes, matmul, spans
 
 Product = tuple[Array, Array, Array]  # (a, b, out): out[...] = a @ b
 
@@ -19,7 +19,7 @@ def _multiply(*products: Product) -> None:
             parts += [(a[i:j], b, out[i:j]) for i, j in spans(a.shape[0], count)]
         else:
             parts += [(a, b[:, i:j], out[:, i:j]) for i, j in spans(b.shape[1], count)]
-    for_chunks(len(parts), work, lambda index: product(*parts[index]))
+    for_chunks(len(parts), work, lambda index: matmul(*parts[index]))
 
 
 def dense_forward(x: Array, weight: Array, bias: Array | None) -> Array:

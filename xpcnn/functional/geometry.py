@@ -16,6 +16,7 @@ from ..errors import ArgumentError, ShapeError
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]  # top, bottom, left, right
 Padding: TypeAlias = "int | str | Pair | Pads"
+ALL = slice(None)
 
 
 def pair(value: int | Pair | list[int], name: str, minimum: int) -> Pair:

@@ -16,10 +16,7 @@ import numpy as np
 
 from ..backend import Array, array_module, for_rows, workspace
 from . import fused
-from .geometry import Window, cut, pad, tap, tap_slices
-
-ALL = slice(None)
-
+from .geometry import ALL, Window, cut, pad, tap, tap_slices
 
 # --- max --------------------------------------------------------------------------------------------------------
 
