@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 import zipfile
 
 import h5py
@@ -370,6 +371,22 @@ def test_a_library_that_crashes_or_does_not_end(tmp_path, monkeypatch):
     child.write_text("print('x' * 20)")
     with pytest.raises(FileFormatError, match=r"model\.h5 is broken or of another format"):
         read_weights(path)
+
+
+def test_a_file_that_the_library_does_not_come_to_an_end_with(tmp_path):
+    """The first text of its heap is too long, so that an empty one seems to follow, again and again (HDF5 2.0)."""
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as file:
+        file["dense/dense/kernel:0"] = np.zeros((2, 3), "f4")
+        file.attrs["model_config"] = json.dumps(configured(dense=("Dense", {})))
+    assert "dense.weight" in read_weights(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"GCOL") + 24] += 64
+    path.write_bytes(content)
+    begin = time.monotonic()
+    with pytest.raises(FileFormatError, match=r"model\.h5 keeps the HDF5 library busy for ever: it is broken\."):
+        read_weights(path)
+    assert time.monotonic() - begin < keras.SECONDS  # it was its computing that came to an end
 
 
 def test_without_h5py(tmp_path, monkeypatch):

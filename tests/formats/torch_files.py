@@ -69,7 +69,7 @@ def zipped(program: bytes, members: Mapping[str, bytes], folder: str = "archive"
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", **options) as archive:
         for member, data in {"data.pkl": program, **members}.items():
-            archive.writestr(f"{folder}/{member}", data)
+            archive.writestr(zipfile.ZipInfo(f"{folder}/{member}"), data, archive.compression)  # dated 1980
     return file.getvalue()
 
 

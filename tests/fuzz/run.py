@@ -3,7 +3,8 @@
     python -m tests.fuzz.run --json FILE [--inputs 100000] [--reader NAME] [--seconds 80]
     python -m tests.fuzz.run --reader NAME --show NUMBER > input
 
-It goes on where FILE ends, so it can be run in pieces. The exit code is 1 if something was found.
+It goes on where FILE ends, so it can be run in pieces. The exit code is 1 if something was found. Where a reader starts
+an interpreter for each file, a process is forked instead (forkserver.py) unless --start is given.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,12 +56,6 @@ class Result:
 
 def work(name: str, seed: int, first: int, count: int, seconds: float, folder: Path) -> None:
     """Read inputs first, first+1, ...; the file `state` always says how far it has come."""
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    except ImportError:  # a system that has no such limits
-        pass
     reader, found = READERS[name], Result(name, seed)
     reader.prepare(folder)
     check(reader, reader.seeds()[0], folder)  # what is imported and compiled on first use counts for no input
@@ -84,14 +80,21 @@ def work(name: str, seed: int, first: int, count: int, seconds: float, folder: P
     print(json.dumps(asdict(found)))
 
 
-def run(result: Result, inputs: int, seconds: float) -> None:
+def limit_memory() -> None:
+    """Limit the address space of this process and of those that it starts, where the system can do that."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+
+
+def run(result: Result, inputs: int, seconds: float, start: bool) -> None:
     """Bring a result to so many inputs, or as far as it comes in the time."""
     deadline = time.monotonic() + seconds
     while result.inputs < inputs and (left := deadline - time.monotonic()) > 0:
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
-            rest = [str(v) for v in (result.seed, result.inputs, inputs - result.inputs, left, folder)]
-            command = [sys.executable, "-m", "tests.fuzz.run", "--worker", result.reader, *rest]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = worker(result, inputs - result.inputs, left, folder, start)
             if done.returncode == 0:
                 result.add(json.loads(done.stdout))
                 continue
@@ -99,21 +102,20 @@ def run(result: Result, inputs: int, seconds: float) -> None:
             if not state.exists():
                 raise SystemExit(f"{result.reader} could not begin:\n{done.stderr}")
             result.add(json.loads(state.read_text()))
-            if again(result, Path(folder)):
+            done_again = worker(result, 1, 60, folder, start)  # alone: the machine may have been busy
+            if done_again.returncode == 0:
+                result.add(json.loads(done_again.stdout))
                 continue
             why = f"the process ended with exit code {done.returncode}: {done.stderr.strip()[-600:]}"
             result.findings.append((result.inputs, why))
             result.inputs += 1
 
 
-def again(result: Result, folder: Path) -> bool:
-    """Try the input that a process ended with once more, alone, and say whether it can be read or refused."""
-    rest = [str(v) for v in (result.seed, result.inputs, 1, 60, folder)]
-    command = [sys.executable, "-m", "tests.fuzz.run", "--worker", result.reader, *rest]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        result.add(json.loads(done.stdout))
-    return done.returncode == 0
+def worker(result: Result, count: int, seconds: float, folder: str, start: bool) -> subprocess.CompletedProcess[str]:
+    """Let a process read the next inputs of a reader."""
+    rest = [str(v) for v in (result.seed, result.inputs, count, seconds, folder)]
+    command = [sys.executable, "-m", "tests.fuzz.run", "--worker", result.reader, *rest, *["--start"] * start]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def table(results: list[Result]) -> str:
@@ -138,11 +140,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, help="for each reader, in this run")
     parser.add_argument("--json", type=Path, help="where the figures are kept")
     parser.add_argument("--show", type=int, metavar="NUMBER", help="write this input of a reader to standard output")
+    parser.add_argument("--start", action="store_true", help="start interpreters as xpcnn does, do not fork")
     parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         name, seed, first, count, seconds, folder = options.worker
-        work(name, int(seed), int(first), int(count), float(seconds), Path(folder))
+        limit_memory()
+        with nullcontext() if options.start else READERS[name].forking():
+            work(name, int(seed), int(first), int(count), float(seconds), Path(folder))
         return 0
     if options.show is not None:
         sys.stdout.buffer.write(READERS[options.reader[0]].content(options.seed, options.show))
@@ -153,7 +158,7 @@ def main() -> int:
         results = {row["reader"]: Result(**row) for row in json.loads(options.json.read_text())["results"]}
     for name in options.reader or READERS:
         result = results.setdefault(name, Result(name, options.seed))
-        run(result, options.inputs, options.seconds)
+        run(result, options.inputs, options.seconds, options.start)
         result.date = datetime.now(timezone.utc).date().isoformat()
         for number, text in result.findings:
             print(f"{name}, seed {result.seed}, input {number}: {text}", file=sys.stderr)

@@ -138,9 +138,12 @@ def hdf5_files() -> list[bytes]:
 def keras_files() -> list[bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("metadata.json", "{}")
-        archive.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"name": "model"}}))
-        archive.writestr("model.weights.h5", _hdf5(numbered=True))
+        for name, content in (
+            ("metadata.json", "{}"),
+            ("config.json", json.dumps({"class_name": "Functional", "config": {"name": "model"}})),
+            ("model.weights.h5", _hdf5(numbered=True)),
+        ):
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980
     return [file.getvalue()]
 
 

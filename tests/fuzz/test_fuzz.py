@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from tests.fuzz import run, seeds
-from tests.fuzz.harness import MB, READERS, Finding, Reader, check, resident
+from tests.fuzz import harness, run, seeds
+from tests.fuzz.harness import MB, READERS, Finding, Outcome, Reader, check, resident
 from xpcnn.errors import FileFormatError
 from xpcnn.formats import onnx as onnx_format
 
@@ -32,8 +34,9 @@ def test_good_files_are_read(name, tmp_path):
 def test_damaged_files(name, tmp_path):
     reader = READERS[name]
     reader.prepare(tmp_path)
-    for number in range(reader.quick):
-        check(reader, reader.content(SEED, number), tmp_path)
+    with reader.forking():
+        for number in range(reader.quick):
+            check(reader, reader.content(SEED, number), tmp_path)
 
 
 def padded_to_less_than_nothing() -> bytes:
@@ -79,6 +82,16 @@ def test_what_is_watched_for(tmp_path):
             check(reader(lambda path: [np.ones(4 * MB)], bound=8 * MB), b"", tmp_path)
 
 
+def test_what_takes_long_is_tried_again(tmp_path, monkeypatch):
+    """The machine may have been busy; what takes too long every time is found."""
+    reader = READERS["idx"]
+    for seconds, found in ([9.0, 8.0, 7.0, 1.0], None), ([9.0, 8.0, 7.0, 6.0], "idx: took 6.0 s"):
+        left = iter(seconds)
+        monkeypatch.setattr(harness, "_attempt", lambda reader, path, left=left: Outcome(None, next(left), 0))
+        with pytest.raises(Finding, match=found) if found else nullcontext():
+            assert check(reader, b"", tmp_path).seconds == 1.0
+
+
 def test_figures_are_kept_and_added_to(tmp_path, monkeypatch, capsys):
     figures = tmp_path / "figures.json"
     for inputs in ("25", "40"):
@@ -87,6 +100,13 @@ def test_figures_are_kept_and_added_to(tmp_path, monkeypatch, capsys):
     (row,) = json.loads(figures.read_text())["results"]
     assert (row["inputs"], row["errors"] + row["reads"], row["findings"]) == (40, 40, [])
     assert "| idx | 40 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_good_files_are_the_same_at_any_time(name, monkeypatch):
+    good = READERS[name].seeds()
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert READERS[name].seeds.__wrapped__() == good
 
 
 def test_inputs_are_known_by_their_number():

@@ -27,6 +27,7 @@ import json
 import math
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -42,7 +43,7 @@ from .common import most_bytes, naming, stored_zip
 
 __all__ = ["permute_dense", "read_weights"]
 
-SECONDS = 30  # for a file that the library does not come to an end with
+SECONDS = 30  # until a file is given up, should the system not limit the time that hdf5.py computes
 
 Arrays: TypeAlias = "dict[tuple[str, ...], np.ndarray]"
 LISTS = ("layers", "_layer_checkpoint_dependencies")  # groups of Keras 3 that hold layers and are none
@@ -114,10 +115,13 @@ def _read_hdf5(content: bytes) -> tuple[dict[str, Any], Arrays]:
     """Return what hdf5.py says of a file, and its arrays by path (without "model_weights" in front)."""
     limit = most_bytes(len(content))
     command = [sys.executable, "-I", hdf5.__file__, json.dumps([str(folder) for folder in sys.path]), str(limit)]
+    busy = "keeps the HDF5 library busy for ever: it is broken."
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS + len(content) / 2**24)
     except subprocess.TimeoutExpired:
-        raise FileFormatError("keeps the HDF5 library busy for ever: it is broken.") from None
+        raise FileFormatError(busy) from None
+    if -done.returncode == getattr(signal, "SIGPROF", None):
+        raise FileFormatError(busy)
     if done.returncode:
         raise FileFormatError(f"is broken: the HDF5 library crashed (exit code {done.returncode}).")
     (length,) = struct.unpack_from("<Q", done.stdout)
