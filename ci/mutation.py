@@ -131,13 +131,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--numpy", action="store_true", help="run the tests on NumPy only")
-    parser.add_argument("--report", action="store_true", help="only print what earlier runs found")
+    parser.add_argument("--report", action="store_true", help="only print what the last run found")
     arguments = parser.parse_args()
     if unknown := set(arguments.files) - set(names):
         parser.error(f"xpcnn/functional has no {', '.join(sorted(unknown))}.py")
     if arguments.numpy:
         names.remove("fused")
     files = arguments.files or names
+    if arguments.report:  # mutmut keeps the mutants of the last run alone
+        copies = {path.stem: path.read_text("utf-8") for path in (MUTANTS / CODE).glob("*.py")}
+        files = [name for name in files if "__mutmut_" in copies.get(name, "")]
     for backend in () if arguments.report else ("numpy",) if arguments.numpy else ("numpy", "cupy"):
         copy_tree(files, backend)
         forget_what_was_not_killed()

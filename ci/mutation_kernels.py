@@ -1,7 +1,8 @@
 """Mutation testing of the CUDA source in xpcnn/functional/fused.py, on the simulated GPU.
 
-    python ci/mutation_kernels.py           # 40 changes, chosen by a fixed seed
-    python ci/mutation_kernels.py --all     # every change
+    python ci/mutation_kernels.py             # 40 changes, drawn by chance, always the same
+    python ci/mutation_kernels.py --seed 1    # 40 others, but for some
+    python ci/mutation_kernels.py --all       # every change
 
 Each changes one place of one line of a kernel, in a copy of the tree, and runs the tests on CuPy that reach kernels.
 What does not compile is left out of the score. The survivors are printed; docs/mutation.md explains them.
@@ -26,7 +27,10 @@ SWAPS = {
     " ^= ": " |= ", " >> ": " << ", "sqrt(": "(", "exp(": "(", "!": "", "continue;": "break;", "__syncthreads();": ";",
 }  # fmt: skip
 PLACE = re.compile("|".join(re.escape(text) for text in SWAPS) + r"|(?<![\w.])\d+(?![\w.])")
-TESTS = [f"tests/functional/test_{name}.py" for name in ("fused", "every_function", "pool", "norm", "conv")]
+TESTS = [
+    f"tests/functional/test_{name}.py"
+    for name in ("fused", "every_function", "pool", "norm", "conv", "loss", "dropout")
+]
 ENVIRONMENT = os.environ | {"CUPY_CACHE_DIR": str(WORK / "compiled")}
 
 
@@ -66,6 +70,7 @@ def verdict(limit: float | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--all", action="store_true", help="try every change")
     arguments = parser.parse_args()
     copy_tree(["fused"], "cupy")
@@ -73,7 +78,7 @@ def main() -> int:
     code = path.read_text("utf-8")
     lines, chosen = code.splitlines(), mutants(code)
     if not arguments.all:
-        chosen = sorted(random.Random(0).sample(chosen, 40))
+        chosen = sorted(random.Random(arguments.seed).sample(chosen, 40))
     if verdict(None) != "survived":
         sys.exit("the tests fail without any change")
     count: Counter[str] = Counter()

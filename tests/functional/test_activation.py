@@ -124,6 +124,20 @@ def test_leaky_relu_of_other_slopes(xp):
         np.testing.assert_array_equal(backend.to_numpy(f.leaky_relu_backward(dy, x, slope)), [slope, slope, 1.0])
 
 
+def test_elu_at_zero_has_the_derivative_from_the_left(xp):
+    """They differ unless alpha is 1; x counts as not positive at 0."""
+    dx = f.elu_backward(xp.full(2, 3.0), xp.asarray(np.array([0.0, -0.0])), alpha=0.5, scale=2.0)
+    np.testing.assert_array_equal(backend.to_numpy(dx), 3.0)
+
+
+def test_softplus_is_smooth_up_to_its_threshold(xp):
+    """Only beyond it x itself is taken, and the derivative 1."""
+    x = xp.asarray(np.array([1.5, np.nextafter(1.5, 2.0)]))  # beta x = 3, and the next number
+    y, dx = f.softplus_forward(x, 2.0, 3.0), f.softplus_backward(xp.ones(2), x, 2.0, 3.0)
+    np.testing.assert_allclose(backend.to_numpy(y), [math.log1p(math.exp(3.0)) / 2, 1.5], rtol=1e-15)
+    np.testing.assert_allclose(backend.to_numpy(dx), [1 / (1 + math.exp(-3.0)), 1.0], rtol=1e-15)
+
+
 @every
 @given(shape=st.one_of(shape("CHWN"), shape("DN")), layout=layouts, seed=seeds)
 def test_any_shape_and_layout(xp, name, shape, layout, seed):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -138,6 +139,20 @@ def test_a_mask_is_made_in_blocks_that_stay_in_the_cache(monkeypatch):
     dropout.dropout_mask(np, (3, dropout.BLOCK), 0.3, 5)
     assert sum(lengths) == 3 * dropout.BLOCK
     assert max(lengths) <= dropout.BLOCK
+
+
+def test_large_masks_are_made_by_several_threads_at_once(monkeypatch):
+    """Each of two waits, inside its block, for the other."""
+    meeting, random_bits = threading.Barrier(2), dropout.random_bits
+
+    def meet(*arguments):
+        meeting.wait(timeout=60.0)
+        return random_bits(*arguments)
+
+    monkeypatch.setattr(dropout, "random_bits", meet)
+    monkeypatch.setattr(backend, "_count", 2)
+    monkeypatch.setattr(backend, "_lanes", 0)
+    assert dropout.dropout_mask(np, (2, 20_000), 0.5, 7).any()
 
 
 def test_mix_gives_32_bits_and_depends_on_all_64():

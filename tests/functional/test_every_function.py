@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,12 +37,13 @@ class Call:
     called: dict[str, str] = field(default_factory=dict)
 
     def arrays(self, xp: Any, dtype: str, layout: str = "C") -> dict[str, Any]:
-        """Positive numbers; labels 0 in t, and a mask that keeps everything."""
+        """Positive numbers; all sorts of labels in t, and a mask that drops every third element."""
         result = {}
         for seed, (name, shape) in enumerate((self.shapes | self.unchecked).items()):
             array = laid_out((np.abs(normal(seed, *shape)) + 0.5).astype(dtype), layout)
             if name in ("t", "mask"):
-                array = np.zeros(shape, "int64") if name == "t" else np.ones(shape, "bool")
+                numbers = np.arange(array.size).reshape(shape)
+                array = numbers if name == "t" else numbers % 3 > 0
             result[name] = readonly(array) if xp is np else xp.asarray(array)
         return result if self.y is None else result | {"y": self.y(result["x"])}
 
@@ -104,7 +106,11 @@ CALLS = {
         norm.batch_norm_backward, {"dy": PIXELS} | X | SCALE, {"eps": 1e-5}, unchecked=MEAN | VAR
     ),
     "batch norm with relu, backward": Call(
-        norm.batch_norm_backward, {"dy": PIXELS} | X | SCALE, {"eps": 1e-5}, unchecked=MEAN | VAR | {"y": PIXELS}
+        norm.batch_norm_backward,
+        {"dy": PIXELS} | X | SCALE,
+        {"eps": 1e-5},
+        unchecked=MEAN | VAR | {"y": PIXELS},
+        y=lambda x: x * (x > 1.0),
     ),
     "batch norm, inference": Call(
         norm.batch_norm_inference, X | MEAN | SCALE, {"eps": 1e-5}, unchecked=VAR | {"bias": (4,)}
@@ -201,12 +207,66 @@ def test_inputs_are_left_alone(xp, call):
 
 
 @every
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_scratch_memory_has_names_and_the_dtype_of_the_numbers(call, dtype, monkeypatch):
+    """Or that in which float16 is summed."""
     monkeypatch.setattr(backend._local, "buffers", scratch := {}, raising=False)
     monkeypatch.setattr(conv, "CHUNK", 64)  # several chunks, and so the scratch memory that only these need
     monkeypatch.setattr(conv, "CHUNK_COLUMNS", (1, 7))
     call(call.arrays(np, dtype))
     for name, kind in scratch:
         assert isinstance(name, str)
-        assert kind in (dtype, "bool")
+        assert kind in (dtype, "bool", "float32" if dtype == "float16" else dtype)
+
+
+SHARED = {
+    "relu": activation.relu_forward,
+    "relu, backward": lambda dy: activation.relu_backward(dy, np.asarray(dy)),
+    "gelu": activation.gelu_forward,
+    "sum": lambda a: merge.add(a, np.asarray(a)),
+    "concatenation": lambda a: merge.concatenate([a, a]),
+    "batch norm": lambda x: norm.batch_norm_forward(x, None, None, 1e-5),
+    "batch norm, backward": lambda dy: norm.batch_norm_backward(dy, np.asarray(dy), np.ones(4), np.ones(4), None, 1e-5),
+    "batch norm, inference": lambda x: norm.batch_norm_inference(x, np.ones(4), np.ones(4), None, None, 1e-5),
+}
+
+
+@pytest.mark.parametrize("function", SHARED.values(), ids=SHARED)
+def test_large_arrays_are_worked_on_by_several_threads_at_once(function, monkeypatch):
+    meeting, met = threading.Barrier(2), set()
+
+    class Shared(np.ndarray):
+        """Who takes a part of it waits for another thread that does."""
+
+        def __getitem__(self, key):
+            meeting.wait(timeout=60.0)
+            met.add(threading.get_ident())
+            return np.asarray(self)[key]
+
+    monkeypatch.setattr(backend, "_count", 2)
+    monkeypatch.setattr(backend, "_lanes", 0)
+    function(normal(1, 4, 60_000).view(Shared))
+    assert len(met) > 1
+
+
+CONVERSIONS = {  # call, an array, its dtype where all others are float32, and how many arrays are converted then
+    "target": ("mean squared error", "target", "float64", 1),
+    "logits and their gradient": ("cross-entropy", "logits", "float16", 2),
+    "normalised pixels": ("response norm", "x", "float16", 1),
+    "their gradient": ("response norm, backward", "dy", "float16", 1),
+}
+
+
+@pytest.mark.parametrize(("title", "name", "other", "count"), CONVERSIONS.values(), ids=CONVERSIONS)
+def test_only_what_has_another_dtype_is_converted(title, name, other, count, cuda_calls):
+    """On a GPU each conversion is a launch."""
+    import cupy
+
+    launches, call = [], CALLS[title]
+    for dtype in ("float32", other):
+        arrays = call.arrays(cupy, "float32")
+        arrays[name] = arrays[name].astype(dtype)
+        with cuda_calls() as calls:
+            call(arrays)
+        launches.append(calls["kernel_launch"])
+    assert launches[1] - launches[0] == count

@@ -116,6 +116,18 @@ def test_without_padding_nothing_is_copied(xp):
         assert xp.shares_memory(view, x)
 
 
+@pytest.mark.parametrize("channels", [1, 64])
+def test_padding_takes_two_launches_at_most(channels, cuda_calls):
+    """The value and the image, however large that is."""
+    import cupy
+
+    x, window = cupy.ones((channels, 64, 64, 8)), make_window((64, 64), (3, 3), (1, 1), 1)
+    for value in (0.0, -np.inf):
+        with cuda_calls() as calls:
+            geometry.pad(x, window, value)
+        assert calls["kernel_launch"] <= 2
+
+
 def test_windows_may_reach_beyond_the_padding(xp):
     window = make_window((4, 5), (3, 3), (2, 2), (1, 0), (1, 1), ceil_mode=True)
     assert window.padded == (7, 5)
@@ -137,3 +149,15 @@ def test_the_gradient_of_what_no_window_saw_is_zero(xp):
     expected = np.zeros((2, 5, 6, 3))
     expected[:, :4, :5] = backend.to_numpy(padded)[:, 1:]
     np.testing.assert_array_equal(backend.to_numpy(dx), expected)
+
+
+@pytest.mark.parametrize("height", [1, 3])
+def test_windows_may_see_nothing_but_padding(xp, height):
+    """Their values are those of the padding, and the image has the gradient 0."""
+    window = make_window((height, 4), (2, 1), (6, 1), (3, 0, 0, 0))
+    assert window.output == (1, 4)
+    padded = geometry.pad(xp.ones((2, height, 4, 3)), window, 7.0)
+    np.testing.assert_array_equal(backend.to_numpy(geometry.tap(padded, window, 1, 0)), np.full((2, 1, 4, 3), 7.0))
+    dx = xp.full((2, height, 4, 3), np.nan)
+    geometry.cut(xp.ones((2, 2, 4, 3)), window, dx)
+    np.testing.assert_array_equal(backend.to_numpy(dx), 0.0)

@@ -92,11 +92,19 @@ def test_float32_with_soft_labels_of_float64(xp, options):
     np.testing.assert_allclose(float(loss), references.softmax_cross_entropy(logits, t, **options), rtol=1e-5)
 
 
+def test_small_labels_name_the_first_of_many_classes(xp):
+    """No class beyond 255 is taken for one of these."""
+    loss, _ = softmax_cross_entropy(*(xp.asarray(a) for a in (np.zeros((300, 2)), np.array([0, 255], "uint8"))))
+    assert math.isclose(float(loss), math.log(300))
+    weighted, _ = softmax_cross_entropy(xp.zeros((300, 2)), xp.asarray(np.array([0, 255], "uint8")), xp.ones(300))
+    assert math.isclose(float(weighted), math.log(300))
+
+
 def test_where_all_are_ignored_the_loss_is_zero(xp):
     logits, t = xp.asarray(normal(1, 5, 3)), xp.asarray(np.full(3, -100))
     for options in ({}, {"label_smoothing": 0.1}, {"class_weights": xp.ones(5)}):
         loss, dlogits = softmax_cross_entropy(logits, t, ignore_index=-100, **options)
-        assert float(loss) == 0.0
+        assert str(float(loss)) == "0.0"  # and not -0.0
         np.testing.assert_array_equal(to_numpy(dlogits), 0.0)
 
 
@@ -128,6 +136,13 @@ def test_huge_logits_do_not_overflow(xp, size):
     np.testing.assert_array_equal(to_numpy(dlogits), 0.0)
     loss, _ = softmax_cross_entropy(logits, xp.asarray(np.array([1, 0])))
     assert math.isclose(float(loss), 2 * size, rel_tol=1e-6)
+
+
+def test_the_largest_logit_may_be_that_of_any_class(xp):
+    """Everything is taken relative to it: relative to another, these exponentials would overflow."""
+    loss, dlogits = softmax_cross_entropy(xp.asarray(1e4 * np.eye(40, dtype="float32")), xp.asarray(np.arange(40)))
+    assert float(loss) == 0.0
+    np.testing.assert_array_equal(to_numpy(dlogits), 0.0)
 
 
 def test_a_class_ruled_out_by_minus_infinity_costs_nothing_to_the_others(xp):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import references
@@ -79,6 +81,20 @@ def test_batch_norm_gradients_are_those_of_differences(xp, shape, batch_statisti
 
 
 AFFINE = pytest.mark.parametrize(("weighted", "shifted"), [(True, True), (True, False), (False, True), (False, False)])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@AFFINE
+def test_batch_norm_reads_weight_and_bias_in_their_dtype(xp, dtype, weighted, shifted):
+    """Of float16 images too, whose statistics are float32, and also where only one of them is given."""
+    x, weight, bias = (a.astype(dtype) for a in setting((4, 3, 5, 2)))
+    affine = [xp.asarray(a) if given else None for a, given in ((weight, weighted), (bias, shifted))]
+    x = xp.asarray(batch_last(x))
+    y, mean, var = norm.batch_norm_forward(x, *affine, 1e-5)
+    wide = [a if a is None else a.astype("float64") for a in (x, *affine)]
+    exact, _, _ = norm.batch_norm_forward(*wide, 1e-5)
+    for ours in (y, norm.batch_norm_inference(x, mean, var, *affine, 1e-5)):
+        assert_close(ours, backend.to_numpy(exact), "sum of products", dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -206,6 +222,25 @@ def test_batch_norm_survives_a_large_mean_in_float32(xp):
     x = (1000.0 + normal(1, 3, 8, 8, 16)).astype("float32")
     _, _, var = norm.batch_norm_forward(xp.asarray(x), None, None, 1e-5)
     np.testing.assert_allclose(backend.to_numpy(var), x.astype("float64").var(axis=(1, 2, 3)), rtol=1e-4)
+
+
+def test_batch_norm_takes_memory_for_its_result_alone(monkeypatch):
+    """Scratch memory is there after the first call; backward makes a mask of bytes beside it."""
+    monkeypatch.setattr(backend, "_count", 1)
+    x, scale = normal(1, 4, 12_000, dtype="float32"), np.ones(4, "float32")
+    y, mean, var = norm.batch_norm_forward(x, scale, scale, 1e-5, relu=True)
+    for work, most in (
+        (lambda: norm.batch_norm_forward(x, scale, scale, 1e-5, relu=True), 1.2),
+        (lambda: norm.batch_norm_backward(x, x, mean, var, scale, 1e-5), 1.2),
+        (lambda: norm.batch_norm_backward(x, x, mean, var, scale, 1e-5, y=y), 1.6),
+    ):
+        work()
+        tracemalloc.start()
+        try:
+            work()
+            assert tracemalloc.get_traced_memory()[1] < most * x.nbytes
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])

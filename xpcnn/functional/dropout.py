@@ -51,7 +51,7 @@ def random_bits(xp: ModuleType, start: int, stop: int, key: int) -> Array:
 
 def _threshold(p: float) -> int:
     """The hashes below it are dropped."""
-    return min(int(p * 2**32), 2**32 - 1)
+    return int(p * 2**32)
 
 
 def dropout_mask(xp: ModuleType, shape: tuple[int, ...], p: float, key: int) -> Array:
@@ -87,7 +87,7 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
     xp = array_module(dy=dy, mask=mask)
     if p == 1.0:
         return xp.zeros_like(dy)
-    if fused.takes(dy, mask):
+    if fused.takes(dy):
         return fused.dropout_backward(dy, mask, 1.0 / (1.0 - p))
     dx = xp.empty_like(dy)
 

@@ -299,7 +299,7 @@ extern "C" __global__ void statistics(const X* x, Moments* sums, long long lengt
 }
 
 extern "C" __global__ void normalise(
-    const X* x, const Moments* sums, const P* weight, const P* bias, X* y, W* mean, W* var,
+    const X* x, const Moments* sums, const P* weight, const Q* bias, X* y, W* mean, W* var,
     long long length, int parts, W eps, bool relu
 ) {
     const Part part(length, parts, blockIdx.x % parts);
@@ -389,7 +389,8 @@ def batch_norm_forward(
     parts = _parts(channels, length)
     grid, y = (channels * parts,), xp.empty(x.shape, x.dtype)
     sums, (mean, var) = xp.empty((channels, parts, 3), wide), xp.empty((2, channels), wide)
-    types = {"X": x.dtype, "W": wide, "P": wide if weight is None else weight.dtype}
+    types = {"X": x.dtype, "W": wide}
+    types |= {letter: wide if a is None else a.dtype for letter, a in (("P", weight), ("Q", bias))}
     _kernel(xp, "statistics", _NORM_FORWARD, **types)(grid, (THREADS,), (x, sums, length, np.int32(parts)))
     affine = NULL if weight is None else weight, NULL if bias is None else bias
     arguments = (x, sums, *affine, y, mean, var, length, np.int32(parts), wide.type(eps), relu)
@@ -433,7 +434,7 @@ def batch_norm_inference(
         const F z = ((F)x - (F)mean) * scale + (shifted ? (F)bias : (F)0);
         y = (T)(relu && z < 0 ? (F)0 : z);
     """
-    inputs = "T x, S mean, S var, P weight, P bias, bool scaled, bool shifted, float64 eps, bool relu"
+    inputs = "T x, S mean, S var, P weight, Q bias, bool scaled, bool shifted, float64 eps, bool relu"
     kernel = _elementwise(array_module(x), "batch_norm_inference", inputs, "T y", body)
     affine = (mean if weight is None else weight, mean if bias is None else bias)
     rows = (x.reshape(len(x), -1), *(a.reshape(-1, 1) for a in (mean, var, *affine)))

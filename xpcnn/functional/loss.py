@@ -53,7 +53,7 @@ def softmax_cross_entropy(
             raise ShapeError(f"labels (N,) must be integers; received dtype {t.dtype}.")
         if class_weights is None and ignore_index is None and fused.takes(logits, t):
             return fused.softmax_cross_entropy(logits, t, label_smoothing)
-        target = (xp.arange(classes, dtype=t.dtype)[:, None] == t).astype(wide)
+        target = (xp.arange(classes)[:, None] == t).astype(wide)
     else:
         target = t.T.astype(wide)
     log_p = log_softmax_forward(logits.astype(wide, copy=False))
@@ -71,7 +71,7 @@ def softmax_cross_entropy(
         spread = even if class_weights is None else class_weights[:, None] * even
         weight = weight * (1.0 - label_smoothing) + (spread if keep is None else spread * keep)
     weight = weight / total
-    loss = -(weight * xp.where(weight == 0, 0.0, log_p)).sum()  # a class ruled out by a logit of -inf costs nothing
+    loss = (weight * xp.where(weight == 0, 0.0, -log_p)).sum()  # a class ruled out by a logit of -inf costs nothing
     dlogits = xp.exp(log_p) * weight.sum(axis=0) - weight
     return loss, dlogits.astype(logits.dtype, copy=False)
 

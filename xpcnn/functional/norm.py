@@ -121,7 +121,7 @@ def batch_norm_inference(
 ) -> Array:
     """Normalise by fixed statistics, mean (C,) and var (C,); with `relu` return max(y, 0)."""
     xp = array_module(x=x, mean=mean, weight=weight)
-    if fused.takes(x, mean, var, weight, bias):
+    if fused.takes(x):
         return fused.batch_norm_inference(x, mean, var, weight, bias, eps, relu)
     scale = 1.0 / xp.sqrt(var + eps)
     if weight is not None:
@@ -157,7 +157,7 @@ def update_statistics(
     The running variance is the unbiased one.
     """
     correction = count / (count - 1)
-    if fused.takes(running_mean, running_var, mean, var):
+    if fused.takes(running_mean):
         fused.update_statistics(running_mean, running_var, mean, var, momentum, correction)
         return
     running_mean += momentum * (mean - running_mean)
