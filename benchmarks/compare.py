@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 SIDES = ("torch", "xpcnn")
@@ -72,6 +73,7 @@ def fast_runner(workload):
 
 def serve(side, name, threads):
     """Measure a workload on one side."""
+    from xpcnn.backend import single_threaded_blas
     from xpcnn.inspection.bench import runner, sgemm_peak
 
     workload = workloads()[name]
@@ -92,7 +94,10 @@ def serve(side, name, threads):
         step()
     memory = peak_memory()
     time.sleep(0.3)
-    answer(step, imported=imported, memory=memory, peak=sgemm_peak() if side == "xpcnn" else None)
+    ready = {"imported": imported, "memory": memory, "peak": sgemm_peak() if side == "xpcnn" else None}
+    training = side == "xpcnn" and workload.optimizer is not None
+    with single_threaded_blas() if training else nullcontext():  # for all steps, as in `fit`
+        answer(step, **ready)
 
 
 def answer(step, **ready):
