@@ -32,6 +32,7 @@ from xpcnn import (
     batch_last,
     zoo,
 )
+from xpcnn.backend import peak_memory
 from xpcnn.inspection import activations, grad_cam, numerical_gradient, occlusion, saliency
 
 SHAPE = (2, 9, 7)
@@ -130,6 +131,18 @@ def test_nothing_is_changed_by_looking(xp, readonly):
         np.testing.assert_array_equal(to_numpy(array), before[name])
     assert not to_numpy(clf.net.flat().grad).any()
     assert [dict(vars(layer)) for _, layer in clf.net.walk()] == attributes
+
+
+def test_the_weights_are_not_copied(xp):
+    """Those of VGG-16 are half a gigabyte, with as many gradients."""
+    net = Sequential(conv(2), Flatten(), Dense(4000), Dense(500), Dense(2))
+    net.build(SHAPE, device=place(xp))
+    weights = sum(parameter.data.nbytes for parameter in net.parameters().values())
+    net.flat().grad[...] = 3.0
+    with peak_memory(place(xp)) as peak:
+        grad_cam(net, xp.ones((1, *SHAPE), np.float32))
+        assert peak() < weights / 4
+    assert (to_numpy(net.flat().grad) == 3.0).all()
 
 
 def test_activations_are_the_outputs_of_the_layers(xp, rng):

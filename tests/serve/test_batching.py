@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import threading
 import weakref
@@ -209,13 +208,14 @@ def test_a_copy_made_for_grad_cam_goes_at_once(xp):
     """Explaining must not pile up networks until the garbage collector comes."""
     model, copies = served(xp), []
 
-    def watched(net):
-        made = copy.deepcopy(net)
+    def watched(net, share):
+        made = frozen_copy(net, share)
         copies.append(weakref.ref(dict(made.walk())["0"]))
         return made
 
+    frozen_copy = attribution._frozen_copy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attribution, "copy", type("copy", (), {"deepcopy": staticmethod(watched)}))
+        patch.setattr(attribution, "_frozen_copy", watched)
         gc.disable()
         try:
             model.explain(model.decode(noise(0)), 1)

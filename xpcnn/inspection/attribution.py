@@ -1,8 +1,8 @@
 """What a network looks at: the output of any layer, and which pixels spoke for a class.
 
 Three answers to the second question: Grad-CAM asks the last feature map, saliency the gradient of the pixels, and
-occlusion covers parts of the image and looks what happens. The network that is asked is a copy, so that others may use
-it meanwhile.
+occlusion covers parts of the image and looks what happens. The network that is asked is a copy of the layers on the
+same weights, so that others may use it meanwhile.
 
 Notation: N images, C channels, H W their height and width, K classes, A a feature map (C, H, W, N).
 """
@@ -267,13 +267,11 @@ def _examined(model: Classifier | Layer, x: Any) -> Iterator[_Subject]:
         images, std = read_images(model, x), model.std
         names = named(model._ready()[1])
         with model.averaged() as averaged:
-            net = copy.deepcopy(averaged)
+            net = _frozen_copy(averaged, share=model.ema is None)
         inputs = Entrance(net.dtype, model.mean, std)(to_device(images, net.device))
     else:
-        net = copy.deepcopy(model)
+        net = _frozen_copy(model, share=True)
         inputs = batch_last(to_device(x, net.device)).astype(net.dtype, copy=False)
-    for parameter in net.parameters().values():
-        parameter.trainable = False
     token = as_written.set(True)  # each layer is computed by itself, so that it can be looked at
     try:
         with net.device, single_threaded_blas(), np.errstate(over="ignore", invalid="ignore"):
@@ -283,6 +281,15 @@ def _examined(model: Classifier | Layer, x: Any) -> Iterator[_Subject]:
         for _, layer in net.walk():  # a watched layer refers to itself, and would keep its memory for a while
             for method in ("forward", "backward"):
                 vars(layer).pop(method, None)
+
+
+def _frozen_copy(net: Layer, share: bool) -> Layer:
+    """Return a copy with nothing to train; with `share` on the same weights, which may be large."""
+    arrays = {id(entry): copy.copy(entry) for entry in net._state().values()} if share else {}
+    twin = copy.deepcopy(net, arrays)
+    for parameter in twin.parameters().values():
+        parameter.trainable = False
+    return twin
 
 
 class _Tap:
