@@ -57,6 +57,7 @@ if [ $cupy = yes ]; then packages+=(-r ci/cudasim/requirements.txt); fi
 make_venv .venv-test "${packages[@]}"
 python=.venv-test/bin/python
 export CUPY_CACHE_DIR="$PWD/.cache/cupy"
+export CUDASIM_RACECHECK=1 # the simulated GPU stops a kernel whose threads race
 simulator=ci/cudasim/with-cuda-sim
 tests() { # MARKERS OPTIONS...
   "$python" -m pytest -m "$1 ${slow}not outside and not browser" "${skips[@]}" "${@:2}"

@@ -27,8 +27,10 @@ if [ "$(cat $lib/stamp 2>/dev/null)" = "$stamp" ]; then
   exit 0
 fi
 
-new=$(mktemp -d "$(pwd)/build.XXXXXX")
-trap 'rm -rf "$new"' EXIT
+here=$(pwd)
+mkdir -p build  # on the same disk as lib, and ignored by git
+new=$(mktemp -d "$here/build/XXXXXX")
+trap 'rm -rf "$new"; rmdir "$here/build" 2>/dev/null || true' EXIT
 mkdir "$new/out"
 echo "cudasim: building $lib (about half a minute)"
 # shellcheck disable=SC2016,SC2086  # the inner shell expands $0 and $1; flags are words
@@ -60,8 +62,8 @@ with_libcudasim libcudart.so.13 empty.o
 with_libcudasim libcublasLt.so.13 empty.o
 versioned libcublas.so.13 src.blas.*.o
 versioned libcurand.so.10 src.rand.*.o
-cd ..
+cd "$here"
 echo "$stamp" >"$new/out/stamp"
 rm -rf "$lib"
 mv "$new/out" "$lib"
-echo "cudasim: built $(pwd)/$lib"
+echo "cudasim: built $here/$lib"

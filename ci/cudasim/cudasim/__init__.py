@@ -6,7 +6,7 @@ Call install() before cupy is imported, or run under with-cuda-sim, which does s
 from __future__ import annotations
 
 from cudasim.counting import count, counters, instructions, reset
-from cudasim.patching import check_embedded, clear_error, install, is_active, last_error, strict_memory
+from cudasim.patching import check_embedded, clear_error, install, is_active, last_error, race_check, strict_memory
 
 __all__ = [
     "check_embedded",
@@ -17,6 +17,7 @@ __all__ = [
     "instructions",
     "is_active",
     "last_error",
+    "race_check",
     "reset",
     "strict_memory",
 ]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from cudasim import elf, library
@@ -123,6 +124,16 @@ def last_error() -> str:
 def clear_error() -> None:
     """Forget a fault. With a real GPU that takes a new process."""
     library.get().cudasim_clear_error()
+
+
+@contextlib.contextmanager
+def race_check(on: bool = True) -> Iterator[None]:
+    """Look for races in kernels launched inside a `with`, or do not, whatever CUDASIM_RACECHECK says."""
+    before = library.get().cudasim_set_race_check(on)
+    try:
+        yield
+    finally:
+        library.get().cudasim_set_race_check(before)
 
 
 def strict_memory() -> None:

@@ -72,7 +72,7 @@ def test_compare_and_swap():
 def test_state_spaces_and_generic_addresses():
     more = ".global .b32 g = 11; .const .b32 c = 22; .shared .align 4 .b32 s[4];"
     text = """{ .local .align 4 .b32 mine[2];
-  st.shared.u32 [s+8], 33; st.local.u32 [mine+4], %a;
+  st.shared.u32 [s+8], 33; bar.sync 0; st.local.u32 [mine+4], %a;
   mov.u64 %l0, s; cvta.shared.u64 %l0, %l0; ld.u32 %w0, [%l0+8];
   mov.u64 %l1, mine; cvta.local.u64 %l1, %l1; ld.u32 %w1, [%l1+4];
   ld.global.u32 %w2, [g]; ld.const.u32 %w3, [c];

@@ -1,4 +1,6 @@
 #include "common/settings.h"
+#include "common/api.h"
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +17,10 @@ long long number(const char *name, long long otherwise) {
   const char *text = getenv(name);
   return text && *text ? strtoll(text, nullptr, 0) : otherwise;
 }
+std::atomic<bool> &checks_races() {
+  static std::atomic<bool> value{flag("CUDASIM_RACECHECK")};
+  return value;
+}
 
 }  // namespace
 
@@ -30,6 +36,7 @@ bool late() {
   static const bool value = flag("CUDASIM_ASYNC");
   return value;
 }
+bool race_check() { return checks_races(); }
 uint64_t device_bytes() {
   static const uint64_t value = (uint64_t)number("CUDASIM_MEM", 4ll << 30);
   return value;
@@ -62,3 +69,5 @@ void say(const char *format, ...) {
 }
 
 }  // namespace sim
+
+API int cudasim_set_race_check(int on) { return sim::checks_races().exchange(on != 0); }  // returns what it was

@@ -7,6 +7,7 @@ namespace sim {
 bool quiet();                       // CUDASIM_QUIET: no messages on stderr
 bool tracing();                     // CUDASIM_TRACE: every launch, copy and wait on stderr
 bool late();                        // CUDASIM_ASYNC: work runs when something waits for it
+bool race_check();                  // CUDASIM_RACECHECK: look for races between the threads of a kernel
 uint64_t device_bytes();            // CUDASIM_MEM
 int poison();                       // CUDASIM_POISON: the byte that fresh memory holds; negative for none
 uint64_t max_instructions();        // CUDASIM_MAX_INS: thread-instructions after which a kernel is stopped

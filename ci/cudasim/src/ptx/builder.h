@@ -119,6 +119,7 @@ class Builder {
   // lower_memory.cpp
   void lower_mov(Statement &);
   std::vector<std::string> vector_elements(const Statement &, const std::string &argument) const;
+  static void memory_order(Statement &, Effect);
   void lower_ld(Statement &);
   void lower_st(Statement &);
   void lower_cvta(Statement &);
@@ -127,6 +128,7 @@ class Builder {
 
   // lower_control.cpp
   void lower_nothing(Statement &);
+  void lower_fence(Statement &);
   void lower_trap(Statement &);
   void lower_bra(Statement &);
   void lower_brx(Statement &);
@@ -138,6 +140,7 @@ class Builder {
   void inline_call(const Statement &, const Function &, const std::vector<std::string> &arguments,
                    const std::vector<std::string> &results);
   void lower_bar(Statement &);
+  void lanes(Statement &, const std::string &mask);
   void lower_shfl(Statement &);
   void lower_vote(Statement &);
   void lower_match(Statement &);

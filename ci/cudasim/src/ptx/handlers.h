@@ -93,7 +93,7 @@ enum AtomicOp {
   ATOMIC_DEC,
   NO_ATOMIC
 };
-Handler atomic_handler(AtomicOp, Type);  // dst[0] may be -1
+Handler atomic_handler(AtomicOp, Type);  // dst[0] may be -1; mode: AtomicOp
 
 enum BarrierMode : uint8_t { BARRIER_SYNC, BARRIER_POPC, BARRIER_AND, BARRIER_OR };  // mode of bar: run.cpp
 

@@ -126,9 +126,8 @@ const std::map<std::string, Builder::Opcode> &Builder::opcodes() {
       {"activemask", {&B::lower_activemask, ""}},
       {"elect", {&B::lower_elect, " sync"}},
 
-      // one thread after another sees memory as the last one left it, and kernels run one after another
-      {"membar", {&B::lower_nothing, any}},
-      {"fence", {&B::lower_nothing, any}},
+      {"membar", {&B::lower_fence, any}},
+      {"fence", {&B::lower_fence, any}},
       {"prefetch", {&B::lower_nothing, any}},
       {"prefetchu", {&B::lower_nothing, any}},
       {"applypriority", {&B::lower_nothing, any}},

@@ -4,6 +4,10 @@
 namespace sim {
 
 void Builder::lower_nothing(Statement &) {}
+void Builder::lower_fence(Statement &s) {  // for the race check: every thread sees memory as the last one left it
+  s.instruction.effect = FENCE;
+  emit(s, nop_handler());
+}
 void Builder::lower_trap(Statement &s) { emit(s, trap_handler()); }
 
 void Builder::lower_bra(Statement &s) { branch(s.instruction, prefix_ + s.argument(0)); }
@@ -100,6 +104,7 @@ void Builder::lower_bar(Statement &s) {  // bar, barrier
   Instruction &i = s.instruction;
   if (s.has("warp")) {
     i.kind = WARP;
+    i.effect = WARP_BARRIER;
     i.mask = operand(s.argument(0));
     return emit(s, warp_barrier_handler());
   }
@@ -117,6 +122,10 @@ void Builder::lower_bar(Statement &s) {  // bar, barrier
   emit(i);
 }
 
+void Builder::lanes(Statement &s, const std::string &mask) {  // that exchange something, and wait for each other
+  s.instruction.mask = operand(mask);
+  s.instruction.effect = WARP_EXCHANGE;
+}
 void Builder::lower_shfl(Statement &s) {
   Instruction &i = s.instruction;
   i.kind = WARP;
@@ -124,7 +133,7 @@ void Builder::lower_shfl(Statement &s) {
   i.mode = mode;
   destination_pair(s.argument(0), i);
   for (int k = 0; k < 3; k++) i.src[k] = operand(s.argument(1 + k));
-  if (s.arguments.size() > 4) i.mask = operand(s.arguments[4]);
+  if (s.arguments.size() > 4) lanes(s, s.arguments[4]);
   emit(s, mode < 0 ? nullptr : shuffle_handler());
 }
 void Builder::lower_vote(Statement &s) {
@@ -134,7 +143,7 @@ void Builder::lower_vote(Statement &s) {
   i.mode = mode;
   i.dst[0] = operand(s.argument(0));
   i.src[0] = predicate(s.argument(1), i.source_negated);
-  if (s.arguments.size() > 2) i.mask = operand(s.arguments[2]);
+  if (s.arguments.size() > 2) lanes(s, s.arguments[2]);
   emit(s, mode < 0 ? nullptr : vote_handler());
 }
 void Builder::lower_match(Statement &s) {
@@ -144,7 +153,7 @@ void Builder::lower_match(Statement &s) {
   i.width = size_of(s.type);
   destination_pair(s.argument(0), i);
   i.src[0] = operand(s.argument(1));
-  i.mask = operand(s.argument(2));
+  lanes(s, s.argument(2));
   emit(s, match_handler());
 }
 void Builder::lower_redux(Statement &s) {
@@ -154,7 +163,7 @@ void Builder::lower_redux(Statement &s) {
   i.mode = op;
   i.dst[0] = operand(s.argument(0));
   i.src[0] = operand(s.argument(1));
-  i.mask = operand(s.argument(2));
+  lanes(s, s.argument(2));
   emit(s, op == NO_ATOMIC || is_float(s.type) ? nullptr : reduce_handler());
 }
 void Builder::lower_activemask(Statement &s) {
@@ -165,7 +174,7 @@ void Builder::lower_activemask(Statement &s) {
 void Builder::lower_elect(Statement &s) {
   s.instruction.kind = WARP;
   destination_pair(s.argument(0), s.instruction);
-  s.instruction.mask = operand(s.argument(1));
+  lanes(s, s.argument(1));
   emit(s, elect_handler());
 }
 

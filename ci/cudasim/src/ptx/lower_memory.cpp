@@ -35,8 +35,17 @@ std::vector<std::string> Builder::vector_elements(const Statement &s, const std:
   if (parts.size() != (s.has("v4") ? 4u : s.has("v2") ? 2u : 1u)) unsupported(s);
   return parts;
 }
+// How the memory model of PTX orders an access: weak ones (.weak, or no word) not at all.
+void Builder::memory_order(Statement &s, Effect effect) {
+  Instruction &i = s.instruction;
+  i.effect = effect;
+  i.is_volatile = s.has("volatile");
+  i.releases = s.has("release") || s.has("acq_rel");
+  i.is_strong = effect == ATOMIC || i.releases || s.has("acquire") || s.has("relaxed");
+}
 void Builder::lower_ld(Statement &s) {
   Instruction &i = s.instruction;
+  memory_order(s, READS);
   i.space = s.space();
   const auto parts = vector_elements(s, s.argument(0));
   i.count = parts.size();
@@ -47,6 +56,7 @@ void Builder::lower_ld(Statement &s) {
 }
 void Builder::lower_st(Statement &s) {
   Instruction &i = s.instruction;
+  memory_order(s, WRITES);
   i.space = s.space();
   address(s.argument(0), i);
   const auto parts = vector_elements(s, s.argument(1));
@@ -66,6 +76,7 @@ void Builder::lower_isspacep(Statement &s) {
 }
 void Builder::lower_atom(Statement &s) {  // atom, red
   Instruction &i = s.instruction;
+  memory_order(s, ATOMIC);
   const size_t first = s.opcode == "atom" ? 1 : 0;
   i.space = s.space();
   if (first) i.dst[0] = operand(s.argument(0));
@@ -75,6 +86,7 @@ void Builder::lower_atom(Statement &s) {  // atom, red
       (AtomicOp)s.index_of({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"}, NO_ATOMIC);
   const size_t operands = op == ATOMIC_CAS ? 2 : 1;
   if (s.arguments.size() != first + 1 + operands) unsupported(s);
+  i.mode = op;
   for (size_t k = 0; k < operands; k++) i.src[1 + k] = operand(s.argument(first + 1 + k), s.type);
   emit(s, atomic_handler(op, s.type));
 }

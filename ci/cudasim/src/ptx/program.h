@@ -46,6 +46,9 @@ enum Space : uint8_t { GENERIC, GLOBAL, SHARED, LOCAL, PARAM, CONST };
 // What the scheduler (run.cpp) does with an instruction. NORMAL ones have a handler and touch one thread at a time.
 enum Kind : uint8_t { NORMAL, BRANCH, BRANCH_TABLE, EXIT, BARRIER, WARP };
 
+// What the race check (race.cpp) sees in an instruction.
+enum Effect : uint8_t { NO_EFFECT, READS, WRITES, ATOMIC, FENCE, WARP_BARRIER, WARP_EXCHANGE };
+
 struct Block;
 struct Instruction;
 using Handler = void (*)(Block &, const Instruction &);  // executes an instruction for all active threads
@@ -63,8 +66,10 @@ struct Instruction {
   uint8_t count = 1;            // elements of a vector
   uint8_t width = 0;            // bytes of one element
   Space space = GENERIC;
-  Type type = NO_TYPE, type2 = NO_TYPE;  // the first and the second type of the opcode
-  int guard = -1;                        // predicate register
+  Effect effect = NO_EFFECT;
+  bool is_strong = false, is_volatile = false, releases = false;  // of memory: the words of PTX
+  Type type = NO_TYPE, type2 = NO_TYPE;                           // the first and the second type of the opcode
+  int guard = -1;                                                 // predicate register
   int dst[4] = {-1, -1, -1, -1};
   int src[5] = {-1, -1, -1, -1, -1};
   int carry = -1;         // register of the carry flag
@@ -158,7 +163,7 @@ struct Extent {
 };
 // Runs all blocks; returns 0 or a CUresult that `message` explains.
 int run_kernel(const Kernel &, Extent grid, Extent block, uint32_t dynamic_shared, const uint8_t *parameters,
-               std::string &message);
+               bool check_races, std::string &message);
 uint64_t instructions_run();  // thread-instructions of all kernels so far
 
 // From the runtime (memory.cpp): memory of module variables, and the allocation that holds an address.

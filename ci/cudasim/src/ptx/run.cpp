@@ -6,6 +6,7 @@
 #include "common/settings.h"
 #include "ptx/block.h"
 #include "ptx/handlers.h"
+#include "ptx/race.h"
 #include <algorithm>
 #include <atomic>
 #include <xmmintrin.h>
@@ -58,7 +59,7 @@ uint32_t round_up_to_16(uint32_t n) { return (n + 15) & ~15u; }
 
 class Runner {
  public:
-  explicit Runner(const Kernel &kernel) : kernel_(kernel) {}
+  Runner(const Kernel &kernel, bool check_races) : kernel_(kernel), check_races_(check_races) {}
   ~Runner() { total_instructions += count_; }
 
   void run(Extent grid, Extent size, uint32_t dynamic_shared, const uint8_t *parameters) {
@@ -69,12 +70,14 @@ class Runner {
           block_.index = {x, y, z};
           for (const auto &[slot, what] : block_specials_) fill(slot, what == CTAID_X ? x : what == CTAID_Y ? y : z);
           memset(block_.shared, 0xA5, block_.shared_bytes);  // not zero: it is undefined on a device
+          if (race_) race_->start_block();
           run_block();
         }
   }
 
  private:
   const Kernel &kernel_;
+  const bool check_races_;
   Block block_;
   std::vector<uint64_t> registers_;
   AlignedBuffer shared_, local_, parameters_;
@@ -84,6 +87,7 @@ class Runner {
   std::map<uint64_t, BarrierState> barriers_;
   Threads taken_, others_;
   uint64_t count_ = 0;
+  std::unique_ptr<RaceCheck> race_;
 
   void fill(int slot, uint64_t value) { std::fill_n(block_.reg(slot), block_.stride, value); }
 
@@ -106,6 +110,8 @@ class Runner {
     memcpy(copy, parameters, kernel_.parameter_bytes);
     b.parameters = copy;
     b.parameter_bytes = kernel_.parameter_bytes;
+
+    if (check_races_) race_ = std::make_unique<RaceCheck>(b);
 
     for (const auto &[slot, value] : kernel_.constants) fill(slot, value);
     for (const auto &[slot, offset] : kernel_.parameter_addresses) fill(slot, (uint64_t)copy + offset);
@@ -149,6 +155,7 @@ class Runner {
 
   void execute(const Instruction &i) {
     count_ += block_.all_active ? block_.threads : block_.active_count;
+    if (race_ && i.effect != NO_EFFECT) race_->note(i);
     if (__builtin_expect(i.rounding != 0, 0)) {
       FloatMode::set(i.rounding);
       i.run(block_, i);
@@ -234,7 +241,12 @@ class Runner {
       if (state.arrived.size() < expected) continue;
       reduce_at_barrier(state);
       std::map<uint32_t, Threads> by_place;
-      for (const auto &a : state.arrived) by_place[a.at + 1].push_back(a.thread);
+      Threads threads;
+      for (const auto &a : state.arrived) {
+        by_place[a.at + 1].push_back(a.thread);
+        threads.push_back(a.thread);
+      }
+      if (race_) race_->barrier(threads, threads.size() == live_);
       barriers_.erase(it);
       add_groups(by_place);
       return true;
@@ -403,14 +415,14 @@ class Runner {
 uint64_t instructions_run() { return total_instructions; }
 
 int run_kernel(const Kernel &kernel, Extent grid, Extent block, uint32_t dynamic_shared, const uint8_t *parameters,
-               std::string &message) {
+               bool check_races, std::string &message) {
   if (!kernel.error.empty()) {
     message = "kernel " + kernel.name + ": " + kernel.error;
     return NOT_SUPPORTED;
   }
   FloatMode mode;
   try {
-    Runner(kernel).run(grid, block, dynamic_shared, parameters);
+    Runner(kernel, check_races).run(grid, block, dynamic_shared, parameters);
   } catch (const Fault &fault) {
     message = fault.what();
     return fault.code;

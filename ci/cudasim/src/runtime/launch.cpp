@@ -50,10 +50,10 @@ int launch(const LoadedFunction &function, Extent grid, Extent block, unsigned s
     set_message("kernel " + kernel.name + ": " + kernel.error);
     return OPERATION_NOT_SUPPORTED;
   }
-  enqueue(stream, [&kernel, grid, block, shared, values = std::move(values)] {
+  enqueue(stream, [&kernel, grid, block, shared, values = std::move(values), check_races = race_check()] {
     std::string message;
     std::lock_guard<std::mutex> lock(run_mutex);
-    const int error = run_kernel(kernel, grid, block, shared, values.data(), message);
+    const int error = run_kernel(kernel, grid, block, shared, values.data(), check_races, message);
     if (error) set_sticky_error(error, message);  // as on a GPU: the launch succeeds, later calls fail
   });
   return SUCCESS;
