@@ -8,6 +8,8 @@ it, so that a missing wait or a pinned buffer that is overwritten too early chan
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from tolerances import assert_close
@@ -75,6 +77,7 @@ def test_a_step_waits_for_nothing_and_copies_only_the_batch(system, mixed, rng, 
     net, optimizer, scale = make(), make_optimizer(), LossScale() if mixed else None
     net.build(shape, device="cuda:0")
     uploader = Uploader("cuda:0")
+    gc.collect()  # networks of other tests, which refer to themselves, shall not give memory back in the middle
     batches = [batch(rng, shape, 2) for _ in range(4)]
     for number, (images, labels) in enumerate(batches[:3]):  # kernels are compiled, pinned buffers and state made
         train_step(net, optimizer, *uploader.put(images, labels), number, scale)
