@@ -9,6 +9,10 @@ it, so that a missing wait or a pinned buffer that is overwritten too early chan
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +38,8 @@ from xpcnn import (
 from xpcnn.backend import Uploader, memory_info
 from xpcnn.data import ArrayDataset, Loader
 from xpcnn.zoo import keras_style, mri, simple_convnet
+
+ROOT = Path(__file__).parent.parent
 
 
 def residual():
@@ -93,6 +99,22 @@ def test_a_step_waits_for_nothing_and_copies_only_the_batch(system, mixed, rng, 
     assert memory_info("cuda:0").reserved == reserved
     assert mixed or calls["kernel_launch"] <= LAUNCHES[system], calls.log
     assert np.isfinite(loss.get())
+
+
+@pytest.mark.usefixtures("cuda_calls")  # of the simulated device
+def test_the_roofline_counts_every_launch_of_a_step():
+    """It puts counters in the place of kernels and products; what it counts is what really happens."""
+    run = subprocess.run(
+        [sys.executable, "benchmarks/roofline.py", "--only", "W3"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if "| W3" in line]
+    real = json.loads((ROOT / "benchmarks" / "results" / "launches.json").read_text())["W3 simple b100"]
+    launches = str(real["kernels"] + real["gemms"] + real["memsets"])
+    assert [row[:4] for row in rows] == [
+        ["W3 simple b100", "float32", launches, str(real["gemms"])],
+        ["W3 simple b100", "mixed", rows[1][2], str(real["gemms"])],
+    ]
+    assert float(rows[1][4]) < float(rows[0][4])  # GB moved
 
 
 @pytest.mark.cupy
