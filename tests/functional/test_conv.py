@@ -59,6 +59,7 @@ CASES = {
     "depthwise, stride 2": case(2, 5, 5, (6, 5), (3, 3), (2, 2), 1, groups=5),
     "depthwise with multiplier": case(2, 3, 6, (5, 5), (3, 3), padding=1, groups=3),
     "1x1": case(3, 5, 4, (4, 3), (1, 1)),
+    "1x1, rows a page apart": case(8, 3, 4, (8, 8), (1, 1)),
     "1x1, stride 2": case(3, 5, 4, (4, 5), (1, 1), (2, 2)),
     "1x1, padded": case(3, 5, 4, (4, 3), (1, 1), padding=1),
     "1x1, two groups": case(3, 4, 6, (4, 3), (1, 1), groups=2),
@@ -290,6 +291,9 @@ WAYS = {  # filters, channels, kernel, size, padding -> whether dx is gathered o
     "few channels": (64, 3, 3, (32, 24), 1, False),
     "many of both": (64, 64, 3, (32, 24), 1, True),
     "a kernel nearly as large as the image": (64, 64, 7, (8, 9), 0, False),
+    "a large kernel on a tall image": (64, 64, 7, (64, 8), 0, False),
+    "one of each, a large kernel": (1, 1, 7, (8, 9), 0, False),
+    "very many of both, no padding": (512, 512, 3, (8, 9), 0, False),
     "few filters, a large kernel": (1, 512, 5, (8, 9), 0, True),
     "few channels, no padding": (512, 1, 5, (8, 9), 0, False),
     "1x1": (64, 3, 1, (32, 24), 0, True),
@@ -404,6 +408,67 @@ def test_cutting_work_into_parts_makes_no_more_of_it(case, gather, monkeypatch):
     assert counts == {"_matmul": macs + back, "_matmul_transposed": back}
 
 
+@pytest.fixture
+def shares(monkeypatch):
+    """For each loop over products, how many multiplications each of its steps does."""
+    running, found = [], []
+
+    def loop(count, work, function):
+        mine = []
+        for index in range(count):
+            running.append(0)
+            function(index)
+            mine.append(running.pop())
+        if any(mine):  # a loop that only starts others multiplies nothing itself
+            found.append(mine)
+
+    def count(product, a, b, out):
+        running[-1] += out.size * a.shape[2]
+        product(a, b, out)
+
+    for name in ("_matmul", "_matmul_transposed"):
+        monkeypatch.setattr(conv, name, partial(count, getattr(conv, name)))
+    monkeypatch.setattr(conv, "for_chunks", loop)
+    return found
+
+
+@shared
+@pytest.mark.parametrize("gather", [True, False])
+def test_each_of_three_lanes_gets_its_share(case, gather, shares, monkeypatch):
+    """None does more than half of the multiplications of a loop."""
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    monkeypatch.setattr(backend, "_count", 3)
+    x, weight, _, dy = arrays(case)
+    args = window_of(case.window), case.groups
+    conv.conv2d_forward(batch_last(x), weight, None, *args)
+    conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args)
+    conv.conv2d_backward(batch_last(dy), None, weight, *args, need_dw=False)
+    conv.conv2d_backward(batch_last(dy), batch_last(x), weight, *args, need_dx=False)
+    assert len(shares) == (4 if gather and window_of(case.window).stride == (1, 1) else 5)
+    for share in shares:
+        assert 2 * max(share) <= sum(share)
+
+
+def test_where_pixels_are_few_lanes_share_the_filters(shares, monkeypatch):
+    monkeypatch.setattr(backend, "_count", 3)
+    case = CASES["image as large as the kernel"]
+    x, weight = normal(0, 64, 5, 4, 3), normal(1, 960, 64, 5, 4)
+    y = conv.conv2d_forward(x, weight, None, window_of(case.window))
+    assert shares == [[320 * weight[0].size * 3] * 3]
+    assert_close(y[:, 0, 0], weight.reshape(960, -1) @ x.reshape(-1, 3), "forward")
+
+
+def test_columns_of_pixels_are_the_image_itself_unless_its_rows_share_cache_sets():
+    window = make_window((8, 8), (1, 1), (1, 1), 0)
+    for batch, apart in ((9, 8 * 8 * 9 * 8), (8, 4096)):
+        x = normal(0, 3, 8, 8, batch)
+        col = conv.Columns(x, window).chunk((0, 8, 0, 8))
+        np.testing.assert_array_equal(col[0], x.reshape(3, -1))
+        assert x.strides[0] == apart
+        assert np.shares_memory(col, x) is (apart % 4096 > 0)
+        assert col.strides[1] % 4096
+
+
 @shared
 @pytest.mark.parametrize("gather", [True, False])
 def test_columns_take_no_more_memory_than_a_chunk(case, gather, monkeypatch):
@@ -421,11 +486,52 @@ def test_columns_take_no_more_memory_than_a_chunk(case, gather, monkeypatch):
     assert scratch["columns", np.dtype("float64")].size <= 1.25 * conv.CHUNK + one_row
 
 
+@pytest.mark.cupy
+@pytest.mark.parametrize("name", ["odd kernel", "stride 2", "1x1", "two groups", "two groups, stride 2"])
+@pytest.mark.parametrize("gather", [True, False])
+def test_a_gpu_makes_each_product_at_once(name, gather, monkeypatch):
+    """Pieces are for the caches of a CPU, and each would cost launches."""
+    import cupy
+
+    products = []
+
+    def watch(kind, product, *args):
+        products.append(kind)
+        product(*args)
+
+    for kind in ("_matmul", "_matmul_transposed"):
+        monkeypatch.setattr(conv, kind, partial(watch, kind, getattr(conv, kind)))
+    monkeypatch.setattr(conv, "CHUNK", 8)
+    monkeypatch.setattr(conv, "CHUNK_COLUMNS", (1, 7))
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    monkeypatch.setattr(backend, "INLINE_WORK", 0)
+    monkeypatch.setattr(backend, "_count", 3)
+    case = CASES[name]
+    x, weight, _, dy = arrays(case)
+    x, weight, dy = cupy.asarray(batch_last(x)), cupy.asarray(weight), cupy.asarray(batch_last(dy))
+    args = window_of(case.window), case.groups
+    conv.conv2d_forward(x, weight, None, *args)
+    assert products == ["_matmul"]
+    conv.conv2d_backward(dy, x, weight, *args)
+    assert sorted(products) == ["_matmul"] * 2 + ["_matmul_transposed"]
+    conv.conv2d_backward(dy, None, weight, *args, need_dw=False)
+    assert sorted(products) == ["_matmul"] * 3 + ["_matmul_transposed"]
+    conv.conv2d_backward(dy, x, weight, *args, need_dx=False)
+    assert sorted(products) == ["_matmul"] * 3 + ["_matmul_transposed"] * 2
+
+
 def test_bias_gradient_of_float16_is_summed_in_float32(xp):
     dy = xp.full((2, 10, 10, 700), 0.5, "float16")
     gradient = conv.bias_gradient(dy)
     assert gradient.dtype == "float32"
     np.testing.assert_array_equal(backend.to_numpy(gradient), [35_000.0] * 2)
+
+
+def test_bias_gradient_copies_nothing():
+    dy = normal(1, 64, 10, 10, 9, dtype="float32")
+    with backend.peak_memory("cpu") as peak:
+        conv.bias_gradient(dy)
+        assert peak() < dy.nbytes / 4
 
 
 # --- the public function, (N, C, H, W) ---------------------------------------------------------------------------

@@ -83,6 +83,11 @@ CALLS = {
     "log softmax, backward": Call(activation.log_softmax_backward, D_SCORES),
     "convolution": Call(conv.conv2d_forward, X | KERNELS, SAME),
     "convolution with relu": Call(conv.conv2d_forward, X | KERNELS, SAME | {"relu": True}),
+    "convolution of pixels, rows a page apart": Call(
+        conv.conv2d_forward,
+        {"x": (4, 8, 16, 16), "weight": (2, 4, 1, 1), "bias": (2,)},
+        {"window": make_window((8, 16), (1, 1), (1, 1), 0)},
+    ),
     "convolution, by gathering": Call(
         conv.conv2d_backward, {"x": PIXELS, "weight": (2, 4, 1, 1)}, DOT, unchecked={"dy": (2, 6, 5, 3)}
     ),
@@ -130,8 +135,14 @@ CALLS = {
     ),
     "average pooling": Call(pool.avg_pool2d_forward, X, HALVES),
     "average pooling, backward": Call(pool.avg_pool2d_backward, DY, HALVES),
+    "average pooling, padded": Call(pool.avg_pool2d_forward, X, SAME),
+    "average pooling, padded, backward": Call(pool.avg_pool2d_backward, {"dy": PIXELS}, SAME),
     "Lp pooling": Call(pool.lp_pool2d_forward, X, HALVES | {"p": 2.0}),
     "Lp pooling, backward": Call(pool.lp_pool2d_backward, DY_X_Y, HALVES | {"p": 2.0}),
+    "Lp pooling, padded": Call(pool.lp_pool2d_forward, X, SAME | {"p": 2.0}),
+    "Lp pooling, padded, backward": Call(
+        pool.lp_pool2d_backward, {"dy": PIXELS, "x": PIXELS, "y": PIXELS}, SAME | {"p": 2.0}
+    ),
     "adaptive average": Call(pool.adaptive_avg_pool2d_forward, X, {"output": (3, 2)}),
     "adaptive average, backward": Call(pool.adaptive_avg_pool2d_backward, DY, {"input_size": (6, 5)}),
     "adaptive maximum": Call(pool.adaptive_max_pool2d_forward, X, {"output": (3, 2)}),

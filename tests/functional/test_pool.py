@@ -121,6 +121,15 @@ def test_max_passes_nan_on(xp):
     assert math.isnan(float(pool.max_pool2d_forward(x, window_of(WindowCase((2, 2), (2, 2), (2, 2), 0)))[0, 0, 0, 0]))
 
 
+@windows
+def test_max_where_the_caller_wants_it(case):
+    """A plan of a prediction has memory for each result."""
+    x, window = batch_last(distinct(1, 2, 3, *case.size)), window_of(case)
+    out = np.full((3, *case.output, 2), np.nan)
+    assert pool.max_pool2d_forward(x, window, out) is out
+    np.testing.assert_array_equal(out, pool.max_pool2d_forward(x, window))
+
+
 # --- average ----------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +232,16 @@ def test_lp_shares_the_gradient_of_a_tied_maximum(xp):
     np.testing.assert_array_equal(backend.to_numpy(dx).ravel(), [2.0, -2.0, 0.0, 2.0])
 
 
+def test_the_padding_takes_no_gradient_from_a_maximum(xp):
+    """Whatever the size of the maximum: here every pixel is the only one of its window."""
+    window = window_of(WindowCase((2, 2), (2, 2), (2, 2), 1))
+    for size in (0.25, 1.0, -1.0):
+        x = xp.full((1, 2, 2, 1), size)
+        y = pool.lp_pool2d_forward(x, window, math.inf)
+        dx = pool.lp_pool2d_backward(xp.full((1, 2, 2, 1), 6.0), x, y, window, math.inf)
+        np.testing.assert_array_equal(backend.to_numpy(dx), math.copysign(6.0, size))
+
+
 def test_lp_of_one_with_mean_is_the_average_of_absolute_values(xp):
     case = WindowCase((6, 4), (2, 2), (2, 2), 0)
     x = normal(1, 2, 3, *case.size)
@@ -290,6 +309,11 @@ def test_adaptive_max_ties_go_to_the_first(xp):
     expected = np.zeros((4, 4))
     expected[::2, ::2] = 1
     np.testing.assert_array_equal(backend.to_numpy(dx)[0, :, :, 0], expected)
+
+
+def test_adaptive_average_of_float16_is_summed_in_float32(xp):
+    y = pool.adaptive_avg_pool2d_forward(xp.full((2, 40, 50, 3), 300.0, "float16"), (1, 2))
+    np.testing.assert_array_equal(backend.to_numpy(y), np.full((2, 1, 2, 3), 300.0, "float16"))
 
 
 @given(size=shape("HW"), output=shape("HW"), seed=seeds)
