@@ -31,7 +31,7 @@ TESTS = [
     f"tests/functional/test_{name}.py"
     for name in ("fused", "every_function", "pool", "norm", "conv", "loss", "dropout")
 ]
-ENVIRONMENT = os.environ | {"CUPY_CACHE_DIR": str(WORK / "compiled")}
+ENVIRONMENT = os.environ | {"CUPY_CACHE_DIR": str(WORK / "compiled"), "CUDASIM_RACECHECK": "1"}
 
 
 def kernel_lines(code: str) -> list[int]:

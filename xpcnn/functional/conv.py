@@ -105,7 +105,7 @@ def conv2d_forward(
         out = products[:, rows, where]
         result = _dense(out)
         _matmul(matrix[:, rows], col, result)
-        if shift is not None and relu and fused.takes(result, shift):
+        if shift is not None and relu and fused.takes(result):
             fused.bias_relu(result, shift[:, rows], out)
             return
         if shift is not None:
@@ -390,7 +390,7 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int) -> Ar
 
     Work is cut by input channels (by groups if there are several), so no two threads add to one place.
     """
-    xp = array_module(dy=dy, weight=weight)
+    xp = array_module(dy)
     filters, channels, kh, kw = weight.shape  # channels of one group
     batch, (oh, ow), taps = dy.shape[3], window.output, window.taps
     dx = xp.empty((channels * groups, *window.input, batch), dy.dtype)

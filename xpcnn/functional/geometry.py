@@ -137,17 +137,17 @@ def extent(window: Window, axis: int) -> tuple[int, int, int]:
     return before, kept, window.padded[axis] - before - kept
 
 
-def pad(x: Array, window: Window, value: float, name: str = "pad") -> Array:
+def pad(x: Array, window: Window, value: float) -> Array:
     """Return x (C, H, W, N) surrounded by `value` as the windows need it; x itself (cut) where nothing is added.
 
-    The result is scratch memory (see `workspace`) and valid until the next call with the same name.
+    The result is scratch memory (see `workspace`) and valid until the next call.
     """
     (top, height, bottom), (left, width, right) = extent(window, 0), extent(window, 1)
     if not (top or bottom or left or right):
         return x[:, :height, :width]
     xp = array_module(x)
     channels, batch = x.shape[0], x.shape[3]
-    padded = workspace(xp, name, (channels, top + height + bottom, left + width + right, batch), x.dtype)
+    padded = workspace(xp, "pad", (channels, top + height + bottom, left + width + right, batch), x.dtype)
     if xp.__name__ == "cupy":
         padded.fill(value)
         padded[:, top : top + height, left : left + width] = x[:, :height, :width]

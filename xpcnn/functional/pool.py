@@ -22,12 +22,12 @@ from .geometry import ALL, Window, cut, pad, tap, tap_slices
 
 
 def max_pool2d_forward(x: Array, window: Window, out: Array | None = None) -> Array:
-    """Return the largest element of every window, in `out` if that is given; padding never wins."""
+    """Return the largest element of every window, on the CPU in `out` if that is given; padding never wins."""
     xp = array_module(x)
     if fused.takes(x):
         return fused.max_pool2d_forward(x, window)
     y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype) if out is None else out
-    padded = pad(x, window, -math.inf, "pool")
+    padded = pad(x, window, -math.inf)
 
     def work(channels: slice) -> None:  # rows first: their runs are longest
         block = padded[channels]
@@ -51,10 +51,10 @@ def _maximum(taps: list[Array], out: Array) -> None:
 def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
     """Return dx: each gradient goes to the first largest element of its window, in row-major order."""
     xp = array_module(dy=dy, x=x, y=y)
-    if fused.takes(dy, x, y):
+    if fused.takes(dy):
         return fused.max_pool2d_backward(dy, x, y, window)
     dx = xp.empty(x.shape, dy.dtype)
-    padded = pad(x, window, -math.inf, "pool")
+    padded = pad(x, window, -math.inf)
     rows, columns = tap_slices(window, 0), tap_slices(window, 1)
     apart = all(s >= k * d for s, k, d in zip(window.stride, window.kernel, window.dilation, strict=True))
     tiles = apart and window.stride == window.kernel
@@ -133,7 +133,7 @@ def avg_pool2d_forward(x: Array, window: Window, include_pad: bool = True) -> Ar
     """Return the mean of every window; with `include_pad` zeros of the padding count as elements."""
     xp = array_module(x)
     y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype)
-    padded = pad(x, window, 0.0, "pool")
+    padded = pad(x, window, 0.0)
     scale = _scale(x, window, include_pad)
 
     def work(channels: slice) -> None:
@@ -189,14 +189,14 @@ def lp_pool2d_forward(x: Array, window: Window, p: float, mean: bool = False) ->
     """
     xp = array_module(x)
     size = xp.abs(x)
-    padded = pad(size, window, 0.0, "pool")
+    padded = pad(size, window, 0.0)
     first, *others = _taps(padded, window)
     largest = first.copy()
     for other in others:
         xp.maximum(largest, other, out=largest)
     if math.isinf(p):
         return largest
-    unit = xp.where(largest == 0, 1.0, largest).astype(x.dtype, copy=False)
+    unit = xp.where(largest == 0, 1.0, largest)
     total = xp.zeros_like(largest)
     for view in _taps(padded, window):
         total += (view / unit) ** p
@@ -211,8 +211,8 @@ def lp_pool2d_backward(dy: Array, x: Array, y: Array, window: Window, p: float, 
     For p = infinity the gradient is shared by all elements that equal the maximum.
     """
     xp = array_module(dy=dy, x=x, y=y)
-    padded = pad(x, window, 0.0, "pool")
-    unit = xp.where(y == 0, 1.0, y).astype(y.dtype, copy=False)
+    padded = pad(x, window, 0.0)
+    unit = xp.where(y == 0, 1.0, y)
     if math.isinf(p):
         ties = sum((xp.abs(view) == y).astype(dy.dtype) for view in _taps(padded, window))
         share = dy / ties
@@ -222,7 +222,7 @@ def lp_pool2d_backward(dy: Array, x: Array, y: Array, window: Window, p: float, 
     def part(channels: slice, i: int, j: int) -> Array:
         view = tap(padded, window, i, j)[channels]
         size = xp.abs(view)
-        weight = size == y[channels] if math.isinf(p) else (size / unit[channels]) ** (p - 1.0)
+        weight = (size / unit[channels]) ** (p - 1.0)  # 1 for the largest, else 0, where p is infinity
         return share[channels] * xp.sign(view) * weight
 
     return _spread(dy, window, part)
@@ -245,10 +245,9 @@ def _cells(x_shape: tuple[int, ...], output: tuple[int, int]) -> Iterator[tuple[
 def adaptive_avg_pool2d_forward(x: Array, output: tuple[int, int]) -> Array:
     """Return the mean of each of OH*OW bins that cover the image evenly."""
     xp = array_module(x)
-    wide = xp.promote_types(x.dtype, xp.float32)
     y = xp.empty((x.shape[0], *output, x.shape[3]), x.dtype)
     for i, j, rows, columns in _cells(x.shape, output):
-        y[:, i, j] = x[:, rows, columns].mean(axis=(1, 2), dtype=wide)
+        y[:, i, j] = x[:, rows, columns].mean(axis=(1, 2))
     return y
 
 
