@@ -141,6 +141,7 @@ def use(cycles: int, count: int, path: Path) -> Watch:
         with ThreadPoolExecutor(count, "user") as pool:
             if not all(pool.map(cycle, range(min(count, cycles - (number - 1) * count)))):
                 raise SystemExit("a thread predicted something else")
+        del pool  # which keeps its threads, and with them their scratch memory
         watch.sample(number)
     return watch
 

@@ -8,6 +8,8 @@ import platform
 import subprocess
 import sys
 import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -326,6 +328,23 @@ def test_spans_cut_evenly_without_gaps(total, pieces):
     if total:
         assert min(lengths) >= 1
         assert len(result) == max(1, min(pieces, total))
+
+
+def test_a_loop_that_is_over_keeps_nothing(monkeypatch):
+    """A thread that waits for the next loop must not hold the arrays of the last one."""
+    monkeypatch.setattr(backend, "_count", 2)
+    barrier, array = threading.Barrier(2), np.ones(3)
+    gone = weakref.ref(array)
+
+    def work(index, array=array):
+        barrier.wait(timeout=30)  # both threads take part
+
+    for_chunks(2, backend.INLINE_WORK, work)
+    del work, array
+    deadline = time.monotonic() + 10
+    while gone() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 100])

@@ -468,6 +468,7 @@ def _serve() -> None:
     while True:
         job = _jobs.get()
         job.context.copy().run(job.work)
+        del job  # and with it the arrays of the loop
 
 
 def _start_workers(count: int) -> None:
