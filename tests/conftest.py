@@ -216,6 +216,17 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(params=["whole", "in blocks"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work as usual, and cut into small blocks for three threads: `pytestmark = pytest.mark.usefixtures("blocks")`."""
+    from xpcnn import backend
+
+    if request.param == "in blocks":
+        monkeypatch.setattr(backend, "BLOCK", 8)
+        monkeypatch.setattr(backend, "INLINE_WORK", 0)
+        monkeypatch.setattr(backend, "_count", 3)
+
+
 @pytest.fixture(name="readonly")
 def _readonly() -> Callable[[Any], Any]:
     return helpers.readonly

@@ -672,7 +672,7 @@ def matrix_workspace(xp: ModuleType, name: str, shape: Shape, dtype: Any) -> Arr
     return workspace(xp, name, (*shape[:-1], width), dtype)[..., : shape[-1]]
 
 
-def _pieces(rows: int, depth: int, columns: int, narrowest: int) -> int:
+def _small_products(rows: int, depth: int, columns: int, narrowest: int) -> int:
     """Into how many equal pieces to cut the columns, so that each is a small product; 1 if the whole is best."""
     most = SMALL_PRODUCT // max(rows * depth, 1)
     if columns <= most or most < narrowest:
@@ -702,7 +702,7 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
         if m > n > 1:
             matmul(b.T, a.T, out.T)
             return out
-        pieces = _pieces(m, k, n, NARROWEST)
+        pieces = _small_products(m, k, n, NARROWEST)
         if pieces > 1:
             parts = b.reshape(k, pieces, -1).transpose(1, 0, 2)
             np.matmul(a, parts, out=out.reshape(m, pieces, -1).transpose(1, 0, 2))
@@ -741,7 +741,7 @@ def matmul_transposed(a: Array, b: Array, out: Array) -> Array:
     xp = array_module(a, b)
     if xp is np and a.dtype != np.float16 and a.strides[1] == a.itemsize and b.strides[1] == b.itemsize:
         (m, n), k = a.shape, b.shape[0]
-        pieces = _pieces(m, k, n, NARROWEST_TRANSPOSED)
+        pieces = _small_products(m, k, n, NARROWEST_TRANSPOSED)
         if pieces > 1:
             partial = workspace(np, "matmul_transposed", (pieces, m, k), out.dtype)
             parts = b.reshape(k, pieces, -1).transpose(1, 2, 0)

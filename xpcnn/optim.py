@@ -109,7 +109,7 @@ class Optimizer:
     """
 
     state_start = 0.0
-    decoupled = False  # whether `update` applies the weight decay itself, apart from the gradient
+    decoupled = False  # whether weights decay by themselves, w *= 1 - lr * weight_decay, apart from the gradient
 
     def __init__(
         self,
@@ -193,13 +193,15 @@ class Optimizer:
             w, g = flat.data[block], gradient[block]
             states = {name: array[block] for name, array in self._memory.arrays.items()}
             if fused.takes(w) and (cuda := self.cuda()) is not None:
-                code = cuda[0] if self.decoupled else f"g += weight_decay * w; {cuda[0]}"
+                decay = "w *= 1 - lr * weight_decay;" if self.decoupled else "g += weight_decay * w;"
                 constants = {"lr": terms.lr, "weight_decay": terms.weight_decay, **cuda[1]}
-                fused.update(code, w, g, states, constants, terms.step, skipped, finite)
+                fused.update(f"{decay} {cuda[0]}", w, g, states, constants, terms.step, skipped, finite)
                 return
             kept = [] if scale is None else [(a, a.copy()) for a in (w, *states.values())]
             scratch = workspace(xp, "optimizer", w.shape, w.dtype)
-            if terms.weight_decay and not self.decoupled:
+            if terms.weight_decay and self.decoupled:
+                w *= 1.0 - terms.lr * terms.weight_decay
+            elif terms.weight_decay:
                 xp.multiply(w, terms.weight_decay, out=scratch)
                 g += scratch
             self.update(w, g, list(states.values()), scratch, terms._replace(step=terms.step - skipped))
@@ -298,15 +300,13 @@ class SGD(Optimizer):
                 g += scratch
             else:
                 g = velocity
-        elif terms.weight_decay:
-            w *= 1.0 - terms.lr * terms.weight_decay
         xp.multiply(g, terms.lr, out=scratch)
         w -= scratch
 
     def cuda(self) -> tuple[str, dict[str, float]]:
         """See `Optimizer`."""
         if not self.momentum:
-            return "w -= lr * (g + weight_decay * w);", {}
+            return "w -= lr * g;", {}
         direction = "g + momentum * velocity" if self.nesterov else "velocity"
         return f"velocity = momentum * velocity + g; w -= lr * ({direction});", {"momentum": self.momentum}
 
@@ -472,8 +472,6 @@ class Adam(Optimizer):
         xp = array_module(w)
         m, v = state
         first, second = self.betas
-        if self.decoupled and terms.weight_decay:
-            w *= 1.0 - terms.lr * terms.weight_decay
         xp.multiply(g, g, out=scratch)
         scratch -= v
         scratch *= 1.0 - second
@@ -501,7 +499,7 @@ class Adam(Optimizer):
             const F root = sqrt(-expm1(step * log_v));
             w += lr * root / expm1(step * log_m) * m / (sqrt(v) + eps * root);
         """
-        return ("w *= 1 - lr * weight_decay;" if self.decoupled else "") + code, constants
+        return code, constants
 
 
 class AdamW(Adam):

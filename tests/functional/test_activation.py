@@ -15,6 +15,8 @@ from tolerances import assert_close
 from xpcnn import backend
 from xpcnn.functional import activation as f
 
+pytestmark = pytest.mark.usefixtures("blocks")
+
 # name -> (forward(x), backward(dy, x or y), whether backward reads y, reference)
 ACTIVATIONS = {
     "relu": (f.relu_forward, f.relu_backward, True, references.relu),
@@ -57,14 +59,6 @@ ACTIVATIONS = {
 }
 every = pytest.mark.parametrize("name", ACTIVATIONS)
 X = np.concatenate([np.linspace(-30, 30, 241), [-1e-3, 1e-3, -700.0, 700.0, 0.0]])
-
-
-@pytest.fixture(params=["whole", "in blocks"], autouse=True)
-def _blocks(request, monkeypatch):
-    if request.param == "in blocks":
-        monkeypatch.setattr(backend, "BLOCK", 8)
-        monkeypatch.setattr(backend, "INLINE_WORK", 0)
-        monkeypatch.setattr(backend, "_count", 3)
 
 
 @every

@@ -9,13 +9,7 @@ from strategies import laid_out, layouts, normal, seeds, shape
 from xpcnn import backend
 from xpcnn.functional.merge import add, concatenate
 
-
-@pytest.fixture(params=["whole", "in blocks"], autouse=True)
-def _blocks(request, monkeypatch):
-    if request.param == "in blocks":
-        monkeypatch.setattr(backend, "BLOCK", 8)
-        monkeypatch.setattr(backend, "INLINE_WORK", 0)
-        monkeypatch.setattr(backend, "_count", 3)
+pytestmark = pytest.mark.usefixtures("blocks")
 
 
 @given(shape=st.one_of(shape("CHWN"), shape("DN")), layout=layouts, seed=seeds)

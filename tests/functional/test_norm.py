@@ -14,15 +14,9 @@ from tolerances import assert_close
 from xpcnn import backend
 from xpcnn.functional import norm
 
+pytestmark = pytest.mark.usefixtures("blocks")
+
 SHAPES = [(4, 3, 5, 2), (2, 1, 1, 7), (8, 5), (1, 3, 4, 4), (1, 1, 3, 3)]
-
-
-@pytest.fixture(params=["whole", "in blocks"], autouse=True)
-def _blocks(request, monkeypatch):
-    if request.param == "in blocks":
-        monkeypatch.setattr(backend, "BLOCK", 8)
-        monkeypatch.setattr(backend, "INLINE_WORK", 0)
-        monkeypatch.setattr(backend, "_count", 3)
 
 
 def setting(shape, dtype="float64"):

@@ -86,16 +86,19 @@ def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...
     xp = array_module(dy)
     equal = workspace(xp, "equal", dy.shape, np.bool_)
     share, rest = (workspace(xp, name, dy.shape, dy.dtype) for name in ("share", "rest"))  # dense, unlike taps
-    for where in taps:
-        if where is not taps[-1]:
-            xp.equal(x[where], y, out=equal)
-            xp.multiply(dy, equal, out=share)
-            dy = xp.subtract(dy, share, out=rest)
-        target, part = dx[where], dy if where is taps[-1] else share
+
+    def give(part: Array, target: Array) -> None:
         if apart:
             xp.copyto(target, part)
         else:
             target += part
+
+    for where in taps[:-1]:
+        xp.equal(x[where], y, out=equal)
+        xp.multiply(dy, equal, out=share)
+        give(share, dx[where])
+        dy = xp.subtract(dy, share, out=rest)
+    give(dy, dx[taps[-1]])
 
 
 # --- average ----------------------------------------------------------------------------------------------------
