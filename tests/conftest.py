@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -78,6 +79,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # a shell's background jobs, and what they start, ignore Ctrl-C: so does xpcnn, which is not what is tested here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("backend") in ("cupy", "all") and (problem := cupy_problem()) is not None:
         raise pytest.UsageError(
             f"--backend {config.getoption('backend')} needs CuPy: {problem}. "

@@ -574,6 +574,20 @@ def test_a_signal_finishes_the_step_and_saves(number, tmp_path, capsys):
 
 
 @posix
+def test_a_signal_that_the_process_ignores_stays_ignored(tmp_path):
+    """A shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        clf = small_classifier(norm_dropout_net(), seed=3, optimizer=SGD(0.1, momentum=0.9))
+        callbacks = [Signals(7, signal.SIGINT)]
+        history = clf.fit(DATA, epochs=3, batch_size=6, verbose=False, callbacks=callbacks, checkpoint=tmp_path)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert history["epoch"] == [1, 2, 3]
+
+
+@posix
 def test_a_signal_while_it_is_judged_is_heard_after_the_epoch(tmp_path):
     class Judged(Callback):
         def on_epoch_end(self, fit, logs):
