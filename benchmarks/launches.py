@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from xpcnn import LossScale, Step, batch_last, softmax_cross_entropy
-from xpcnn.backend import Uploader
+from xpcnn.data.uploader import Uploader
 from xpcnn.functional import fused
 from xpcnn.inspection.bench import WORKLOADS, Workload
 

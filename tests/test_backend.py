@@ -24,7 +24,6 @@ import xpcnn
 from xpcnn import backend
 from xpcnn.backend import (
     Device,
-    Uploader,
     array_module,
     device_of,
     for_chunks,
@@ -582,54 +581,14 @@ def test_matmul_of_views(m, k, n, monkeypatch):
     assert_close(out, c[:, 3 : n + 3] @ wide_b[:, 3 : n + 3].T, "forward")
 
 
-# --- host to device ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.cuda_async
-def test_uploader_brings_every_batch(xp):
-    """More batches than slots, of growing and shrinking size, from memory that is overwritten right after."""
-    uploader = Uploader(name_of(xp), slots=2)
-    sums, expected, results = [], [], []
-    for step in range(7):
-        x, t = normal(step, 3 + step % 3, 5, dtype="float32"), np.arange(step + 1)
-        expected.append((x.copy(), t.copy()))
-        x_there, t_there = uploader.put(x, t)
-        assert array_module(x_there, t_there) is xp
-        sums.append((x_there * 2).sum())
-        results.append((x_there, t_there))
-        if xp is not np:
-            x[...] = np.nan
-            t[...] = -1
-    for total, (x_there, t_there), (x, t) in zip(sums, results, expected, strict=True):
-        np.testing.assert_array_equal(to_numpy(x_there), x)
-        np.testing.assert_array_equal(to_numpy(t_there), t)
-        assert math.isclose(float(total), 2 * x.sum(), rel_tol=1e-4, abs_tol=1e-4)
-
-
-@pytest.mark.cuda_async
-def test_uploader_sends_ahead(xp):
-    uploader = Uploader(name_of(xp))
-    batches = [normal(i, 4, 3) for i in range(5)]
-    waiting = [uploader.send(batch) for batch in batches[:3]]
-    for i, batch in enumerate(batches):
-        (there,) = waiting.pop(0)()
-        np.testing.assert_array_equal(to_numpy(there), batch)
-        if i + 3 < len(batches):
-            waiting.append(uploader.send(batches[i + 3]))
-
-
-def test_uploader_takes_odd_arrays(xp):
-    uploader = Uploader(name_of(xp))
-    arrays = (np.zeros((0, 3)), normal(1, 4, 6)[::2, ::3], np.asfortranarray(normal(2, 3, 4)), np.array(5, "uint8"))
-    for there, array in zip(uploader.put(*arrays), arrays, strict=True):
-        assert there.dtype == array.dtype
-        np.testing.assert_array_equal(to_numpy(there), array)
-    assert uploader.put() == ()
-
-
-def test_uploader_on_the_cpu_hands_arrays_through():
-    x = normal(1, 3)
-    assert Uploader("cpu").put(x)[0] is x
+@pytest.mark.parametrize("cut", [slice(None), slice(1, None, 2)], ids=["whole", "cut"])
+def test_strided_views_are_windows_of_the_same_memory(xp, cut):
+    array = xp.asarray(normal(1, 4, 6))[cut]
+    step, item = array.strides
+    view = backend.strided(array, (len(array), 5, 2), (step, item, item))
+    np.testing.assert_array_equal(to_numpy(view[..., 1]), to_numpy(array[:, 1:]))
+    view[0, 0, 1] = 7.0
+    assert float(array[0, 1]) == 7.0
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -35,8 +35,9 @@ from xpcnn import (
     batch_last,
     softmax_cross_entropy,
 )
-from xpcnn.backend import Uploader, memory_info
+from xpcnn.backend import memory_info
 from xpcnn.data import ArrayDataset, Loader
+from xpcnn.data.uploader import Uploader
 from xpcnn.zoo import keras_style, mri, simple_convnet
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import hashlib
-import itertools
 import logging
 import math
 import os
@@ -17,7 +16,6 @@ import sys
 import threading
 import tracemalloc
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,7 +32,6 @@ from .errors import ArgumentError, DataError, DeviceError
 __all__ = [
     "Array",
     "Device",
-    "Uploader",
     "array_module",
     "as_array",
     "device_of",
@@ -300,87 +297,6 @@ def generator(seed: int, *keys: int | str) -> np.random.Generator:
     words = [k if isinstance(k, str) else int(k) for k in (seed, *keys)]
     digest = hashlib.sha256(repr(words).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
-
-
-# --- host to device ---------------------------------------------------------------------------------------------
-
-
-class Uploader:
-    """Sends host arrays to a device without making anybody wait.
-
-    On a GPU an array is copied into pinned memory, then asynchronously to the device on a stream of its own; the
-    stream that computes waits for the copy by an event, the host does not. A ring of `slots` pinned buffers lets that
-    many batches be under way. On the CPU `put` returns the arrays as they are.
-    """
-
-    def __init__(self, device: str | Device, slots: int = 3) -> None:
-        self.device = Device(device)
-        self._ring: deque[_Slot] = deque()
-        self._slots = slots
-        if self.device.kind == "cuda":
-            with self.device:
-                self._stream = _cupy().cuda.Stream(non_blocking=True)
-
-    def put(self, *arrays: np.ndarray) -> tuple[Array, ...]:
-        """Return the arrays on the device, ready for work on the current stream."""
-        return self.send(*arrays)()
-
-    def send(self, *arrays: np.ndarray) -> Callable[[], tuple[Array, ...]]:
-        """Start the copy; the function returned gives the arrays and makes the current stream wait for them.
-
-        Work queued between the two runs at the same time as the copy.
-        """
-        if self.device.kind == "cpu":
-            return lambda: arrays
-        cupy = _cupy()
-        with self.device:
-            slot = self._ring.popleft() if len(self._ring) == self._slots else _Slot()
-            slot.wait()
-            compute = cupy.cuda.get_current_stream()
-            # The pool may hand out memory whose last reader is still running on the compute stream.
-            self._stream.wait_event(compute.record())
-            results = []
-            for array, staged in zip(arrays, slot.stage(arrays), strict=True):
-                result = cupy.empty(array.shape, array.dtype)
-                result.data.copy_from_host_async(staged.ctypes.data, array.nbytes, self._stream)
-                results.append(result)
-            slot.event = self._stream.record()
-            done, slot.arrays = slot.event, results  # not freed while the copy may be under way
-            self._ring.append(slot)
-
-        def take() -> tuple[Array, ...]:
-            with self.device:
-                cupy.cuda.get_current_stream().wait_event(done)
-            return tuple(results)
-
-        return take
-
-
-class _Slot:
-    """A pinned buffer and the event that says its copy is done."""
-
-    def __init__(self) -> None:
-        self.event: Any = None
-        self.arrays: list[Array] = []
-        self.memory: Any = None
-        self.size = 0
-
-    def wait(self) -> None:
-        """Wait until the buffer may be overwritten: no wait at all unless the device is several batches behind."""
-        if self.event is not None and not self.event.done:
-            self.event.synchronize()
-
-    def stage(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        starts = list(itertools.accumulate((-(-a.nbytes // 256) * 256 for a in arrays), initial=0))
-        if starts[-1] > self.size:
-            self.size = starts[-1]
-            self.memory = _cupy().cuda.alloc_pinned_memory(self.size)
-        staged = []
-        for array, start in zip(arrays, starts, strict=False):
-            view = np.frombuffer(self.memory, array.dtype, array.size, offset=start).reshape(array.shape)
-            np.copyto(view, array)
-            staged.append(view)
-        return staged
 
 
 # --- threads and BLAS -------------------------------------------------------------------------------------------
@@ -696,18 +612,25 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
     OpenBLAS is up to three times slower than it could be for few rows and many columns (or the other way round). There
     the columns are cut into pieces small enough for its small-matrix kernels and multiplied as one batch.
     """
-    xp = array_module(a, b)
-    if xp is np and a.dtype != np.float16:
-        (m, k), n = a.shape, b.shape[1]
-        if m > n > 1:
-            matmul(b.T, a.T, out.T)
-            return out
-        pieces = _small_products(m, k, n, NARROWEST)
-        if pieces > 1:
-            parts = b.reshape(k, pieces, -1).transpose(1, 0, 2)
-            np.matmul(a, parts, out=out.reshape(m, pieces, -1).transpose(1, 0, 2))
-            return out
-    return product(a, b, out)
+    if not isinstance(a, np.ndarray) or a.dtype == np.float16:
+        return product(a, b, out)
+    (m, k), n = a.shape, b.shape[1]
+    if m > n > 1:
+        matmul(b.T, a.T, out.T)
+        return out
+    pieces = _small_products(m, k, n, NARROWEST)
+    if pieces > 1:
+        parts = b.reshape(k, pieces, -1).transpose(1, 0, 2)
+        np.matmul(a, parts, out=out.reshape(m, pieces, -1).transpose(1, 0, 2))
+        return out
+    return np.matmul(a, b, out=out)
+
+
+def strided(array: Array, shape: Shape, strides: Shape) -> Array:
+    """Return the view of an array's memory with this shape and these strides, in bytes."""
+    if isinstance(array, np.ndarray) and array.flags.c_contiguous:
+        return np.ndarray(shape, array.dtype, array, strides=strides)  # NumPy's as_strided takes four times as long
+    return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
 
 
 def row_dot(a: Array, b: Array, out: Array) -> None:

@@ -504,7 +504,7 @@ def test_batches_too_small_for_batch_norm(tmp_path):
 
 def test_a_step_on_the_device_waits_for_nothing(small_file, cuda_calls):
     from xpcnn import SGD, softmax_cross_entropy
-    from xpcnn.backend import Uploader
+    from xpcnn.data.uploader import Uploader
 
     net, optimizer = load(small_file), SGD(0.1)
     net.build((1, 8, 8))

@@ -13,6 +13,7 @@ from .. import backend
 from ..errors import ArgumentError, DataError
 from .datasets import Dataset, check_labels, gather, stack
 from .transforms import Transform, by_kind
+from .uploader import Uploader
 
 __all__ = ["Loader"]
 
@@ -79,7 +80,7 @@ class Loader:
         self.prefetch = int(prefetch)
         self.share = share
         self._per_image, self._per_batch = by_kind(transform)
-        self._uploader = backend.Uploader(self.device)
+        self._uploader = Uploader(self.device)
         self._next_epoch = 0
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..backend import BLOCK, Array, peak_memory, single_threaded_blas, threads
 from ..data import Loader
+from ..data.uploader import SLOTS
 from ..errors import ArgumentError
 from ..layers import AuxiliaryHead, BatchNorm1d, BatchNorm2d, Layer, Parameter, Recompute, Sequential, Step, auxiliaries
 from ..layers.base import Shape
@@ -237,7 +238,7 @@ class Demand:
 def queued(loader: Loader) -> int:
     """Return how many batches a loader keeps prepared in the memory of the device, with the one in use."""
     if loader.device.kind == "cuda":
-        return 3  # the slots of the uploader
+        return SLOTS
     return 1 + (max(loader.workers, loader.prefetch) + 1 if loader.workers else 0)
 
 
