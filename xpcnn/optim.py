@@ -291,17 +291,17 @@ class SGD(Optimizer):
     def update(self, w: Array, g: Array, state: list[Array], scratch: Array, terms: Terms) -> None:
         """See the class."""
         xp = array_module(w)
+        direction = g
         if state:
             (velocity,) = state
             velocity *= self.momentum
             velocity += g
+            direction = velocity
             if self.nesterov:
                 xp.multiply(velocity, self.momentum, out=scratch)
                 g += scratch
-            else:
-                g = velocity
-        xp.multiply(g, terms.lr, out=scratch)
-        w -= scratch
+                direction = g
+        w -= xp.multiply(direction, terms.lr, out=g)
 
     def cuda(self) -> tuple[str, dict[str, float]]:
         """See `Optimizer`."""

@@ -121,6 +121,14 @@ def test_gather_and_scatter_agree_with_loops(xp, case, monkeypatch):
 
 
 @by_name
+@pytest.mark.parametrize("long_row", [1, 10**9])
+def test_taps_added_by_whole_rows_or_one_by_one(case, long_row, monkeypatch):
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: False)
+    monkeypatch.setattr(conv, "LONG_ROW", long_row)
+    check(case, np)
+
+
+@by_name
 @pytest.mark.parametrize("columns", [1, 7, 10_000])
 @pytest.mark.parametrize("gather", [True, False])
 def test_many_chunks(xp, case, columns, gather, monkeypatch):
@@ -283,7 +291,7 @@ MIRRORED = {  # stride, padding, dilation -> padding of the convolution that tur
 def test_the_window_back(stride, padding, dilation, pads):
     window = make_window((9, 8), (3, 2), stride, padding, dilation)
     expected = None if pads is None else Window(window.output, (9, 8), (3, 2), (1, 1), dilation, pads)
-    assert conv._mirrored(window) == expected
+    assert window.mirrored == expected
 
 
 WAYS = {  # filters, channels, kernel, size, padding -> whether dx is gathered on the CPU

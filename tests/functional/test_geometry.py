@@ -160,3 +160,39 @@ def test_windows_may_see_nothing_but_padding(xp, height):
     dx = xp.full((2, height, 4, 3), np.nan)
     geometry.cut(xp.ones((2, 2, 4, 3)), window, dx)
     np.testing.assert_array_equal(backend.to_numpy(dx), 0.0)
+
+
+def test_pixels_as_items():
+    image, target = normal(1, 2, 6, 8, 3, dtype="float32"), np.zeros((2, 3, 4, 3), "float32")
+    items, room = geometry.pixel_views(image[:, ::2, 1::2], target)
+    assert items.shape == room.shape == (2, 3, 4)
+    assert items.dtype.itemsize == 12
+    room[...] = items
+    np.testing.assert_array_equal(target, image[:, ::2, 1::2])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((2, 2, geometry.LARGE_PIXEL + 1)),
+        np.zeros((2, 2, 0)),
+        np.zeros((2, 2, 6))[..., ::2],
+        np.zeros((3, 2, 2)).transpose(1, 2, 0),
+    ],
+    ids=["large", "no images", "every other", "batch first"],
+)
+def test_pixels_that_stay_runs_of_numbers(image):
+    small = np.zeros((2, 2, 1))
+    assert all(a is b for a, b in zip(geometry.pixel_views(small, image), (small, image), strict=True))
+
+
+@pytest.mark.cupy
+def test_pixels_on_a_gpu_stay_numbers():
+    import cupy
+
+    image = cupy.zeros((2, 2, 3))
+    assert geometry.pixel_views(image)[0] is image
+
+
+def test_the_largest_pixel_that_is_an_item():
+    assert geometry.pixel_views(np.zeros((2, geometry.LARGE_PIXEL)))[0].shape == (2,)

@@ -13,7 +13,7 @@ from tolerances import assert_close
 
 from xpcnn import backend
 from xpcnn.errors import ShapeError
-from xpcnn.functional import pool
+from xpcnn.functional import geometry, pool
 from xpcnn.functional.geometry import Window, make_window
 
 WINDOWS = {
@@ -119,6 +119,16 @@ def test_max_of_any_window(xp, case, n_c, layout, seed, ties):
 def test_max_passes_nan_on(xp):
     x = xp.asarray(np.array([[1.0, np.nan], [2.0, 3.0]]).reshape(1, 2, 2, 1))
     assert math.isnan(float(pool.max_pool2d_forward(x, window_of(WindowCase((2, 2), (2, 2), (2, 2), 0)))[0, 0, 0, 0]))
+
+
+@dilated_windows
+def test_max_of_large_pixels(case, monkeypatch):
+    """Pixels of many numbers are copied as runs, others as items."""
+    x = distinct(5, 4, 2, *case.size)
+    monkeypatch.setattr(geometry, "LARGE_PIXEL", 3)
+    check_max(np, case, x)
+    monkeypatch.setattr(geometry, "LARGE_PIXEL", 4)
+    check_max(np, case, x)
 
 
 @windows

@@ -16,6 +16,7 @@ Source: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Net
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from types import ModuleType
@@ -27,13 +28,13 @@ from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
 from . import fused, winograd
-from .geometry import ALL, Padding, Pair, Window, as_padding, cut, make_window, pad, pair, tap_slices
+from .geometry import ALL, Padding, Pair, Window, as_padding, cut, make_window, pad, pair, pixel_views, tap_slices
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
 FEW_COLUMNS = 128  # columns up to which threads share the filters instead
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
-
+LONG_ROW = 1024  # elements from which adding shifted rows costs no more than adding whole ones
 PAGE = 4096  # bytes: rows a multiple of this apart share cache sets
 Pixels = tuple[int, int, int, int]  # output rows h0:h1 and, within one row only, columns w0:w1
 
@@ -139,7 +140,7 @@ def conv2d_backward(
 
     x may be None if dweight is not asked for. The gradient of the bias is `bias_gradient(dy)`.
     """
-    mirrored = _mirrored(window)
+    mirrored = window.mirrored
     if mirrored is not None and winograd.takes(dy, weight, window, groups):
         dx = winograd.input_gradient(dy, weight, mirrored) if need_dx else None
         return dx, winograd.weight_gradient(dy, x, window) if need_dw else None
@@ -184,7 +185,7 @@ class Columns:
         padded = pad(x, window, 0.0)
         (kh, kw), (oh, ow), (sh, sw), (dh, dw) = window.kernel, window.output, window.stride, window.dilation
         c, h, w, n = padded.strides
-        view = self.xp.lib.stride_tricks.as_strided(
+        view = backend.strided(
             padded,
             (groups, x.shape[0] // groups, kh, kw, oh, ow, self.batch),
             (c * (x.shape[0] // groups), c, h * dh, w * dw, h * sh, w * sw, n),
@@ -230,7 +231,8 @@ class Columns:
         view = self.view[groups, channels, :, :, h0:h1, w0:w1]
         shape = (view.shape[0], view.shape[1] * self.window.taps, (h1 - h0) * (w1 - w0) * self.batch)
         col = matrix_workspace(self.xp, "columns", shape, view.dtype)
-        self.xp.copyto(col.reshape(view.shape), view)  # cutting axes of a view gives a view
+        target = col.reshape(view.shape)  # cutting axes of a view gives a view
+        self.xp.copyto(*(pixel_views(target, view) if self.window.stride[1] > 1 else (target, view)))
         return col
 
 
@@ -304,16 +306,6 @@ def _sum_over_lanes(
     for_chunks(len(lanes), columns.size, lane)
     for_rows(total[0], add_lanes, 2)
     return total
-
-
-def _mirrored(window: Window) -> Window | None:
-    """The window that maps dy back to dx by a plain convolution: only for stride 1 and padding below the kernel."""
-    reach = [(k - 1) * d for k, d in zip(window.kernel, window.dilation, strict=True)]
-    top, bottom, left, right = window.pads
-    pads = (reach[0] - top, reach[0] - bottom, reach[1] - left, reach[1] - right)
-    if window.stride != (1, 1) or min(pads) < 0:
-        return None
-    return Window(window.output, window.input, window.kernel, (1, 1), window.dilation, pads)
 
 
 def _prefers_gather(dy: Array, weight: Array, window: Window) -> bool:
@@ -421,13 +413,36 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int) -> Ar
                 fused.col2im(dcol, window, (h0, h1), block_dx)
                 continue
             parts = dcol.reshape(len(padded), kh, kw, h1 - h0, ow, batch)
-            band = padded[:, h0 * window.stride[0] :]
-            for i, down in enumerate(tap_slices(window, 0, h1 - h0)):
-                for j, across in enumerate(tap_slices(window, 1)):
-                    target = band[:, down, across]
-                    target += parts[:, i, j]
+            _add_taps(parts, window, padded[:, h0 * window.stride[0] :])
         if pads:
             cut(padded, window, block_dx)
 
     for_chunks(len(blocks), size, work)
     return dx
+
+
+def _add_taps(parts: Array, window: Window, image: Array) -> None:
+    """Add parts (C, KH, KW, h, OW, N) to the image (C, H, W, N) where they came from.
+
+    Short rows are added whole first, over each other for every column of the window: fewer and longer runs.
+    """
+    xp = array_module(parts, image)
+    channels, kh, kw, height, width, batch = parts.shape
+    down, across = tap_slices(window, 0, height), window.taps_along[1]
+    if kh == 1 or width * batch >= LONG_ROW:
+        for i, j in itertools.product(range(kh), range(kw)):
+            target = image[:, down[i], across[j]]
+            target += parts[:, i, j]
+        return
+    sums = workspace(xp, "sums", (channels, kw, down[-1].stop, width, batch), parts.dtype)
+    apart = window.stride[0] if window.dilation[0] == 1 and kh >= window.stride[0] else 0  # first taps, side by side
+    sums[:, :, apart * height :] = 0
+    for i, where in enumerate(down):
+        if i < apart:
+            sums[:, :, where] = parts[:, i]
+        else:
+            target = sums[:, :, where]
+            target += parts[:, i]
+    for j, where in enumerate(across):
+        target = image[:, : down[-1].stop, where]
+        target += sums[:, j]

@@ -6,9 +6,12 @@ batch-last: (C, H, W, N).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeAlias
+
+import numpy as np
 
 from ..backend import Array, array_module, for_chunks, spans, workspace
 from ..errors import ArgumentError, ShapeError
@@ -17,6 +20,7 @@ Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]  # top, bottom, left, right
 Padding: TypeAlias = "int | str | Pair | Pads"
 ALL = slice(None)
+LARGE_PIXEL = 64  # numbers up to which a pixel is better copied as one item
 
 
 def pair(value: int | Pair | list[int], name: str, minimum: int) -> Pair:
@@ -77,6 +81,31 @@ class Window:
             for o, k, s, d in zip(self.output, self.kernel, self.stride, self.dilation, strict=True)
         )
 
+    @cached_property
+    def extents(self) -> list[tuple[int, int, int]]:
+        """For each axis (before, kept, after): zeros before, input pixels used, zeros after (by what windows cover).
+
+        With ceil_mode windows reach beyond the padding; with a stride they may leave the last pixels out.
+        """
+        before = self.pads[::2]
+        kept = [max(min(n, whole - p), 0) for n, whole, p in zip(self.input, self.padded, before, strict=True)]
+        return [(p, k, whole - p - k) for p, k, whole in zip(before, kept, self.padded, strict=True)]
+
+    @cached_property
+    def taps_along(self) -> tuple[list[slice], list[slice]]:
+        """For each axis the slice of the padded input that each tap sees."""
+        return tap_slices(self, 0, self.output[0]), tap_slices(self, 1, self.output[1])
+
+    @cached_property
+    def mirrored(self) -> Window | None:
+        """The window that maps dy back to dx by a plain convolution: only for stride 1 and padding below the kernel."""
+        reach = [(k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True)]
+        top, bottom, left, right = self.pads
+        pads = (reach[0] - top, reach[0] - bottom, reach[1] - left, reach[1] - right)
+        if self.stride != (1, 1) or min(pads) < 0:
+            return None
+        return Window(self.output, self.input, self.kernel, (1, 1), self.dilation, pads)
+
 
 def _resolve(padding: Padding, size: Pair, stride: Pair, spread: tuple[int, ...]) -> Pads:
     """Return (top, bottom, left, right) for any way of saying it."""
@@ -127,22 +156,12 @@ def make_window(
     return Window(size, (output[0], output[1]), kernel, stride, dilation, pads)
 
 
-def extent(window: Window, axis: int) -> tuple[int, int, int]:
-    """Return (before, kept, after) along an axis: zeros before, input pixels used, zeros after (by what windows cover).
-
-    With ceil_mode windows reach beyond the padding; with a stride they may leave the last pixels out.
-    """
-    before = window.pads[2 * axis]
-    kept = max(min(window.input[axis], window.padded[axis] - before), 0)
-    return before, kept, window.padded[axis] - before - kept
-
-
 def pad(x: Array, window: Window, value: float) -> Array:
     """Return x (C, H, W, N) surrounded by `value` as the windows need it; x itself (cut) where nothing is added.
 
     The result is scratch memory (see `workspace`) and valid until the next call.
     """
-    (top, height, bottom), (left, width, right) = extent(window, 0), extent(window, 1)
+    (top, height, bottom), (left, width, right) = window.extents
     if not (top or bottom or left or right):
         return x[:, :height, :width]
     xp = array_module(x)
@@ -167,20 +186,32 @@ def pad(x: Array, window: Window, value: float) -> Array:
     return padded
 
 
-def tap_slices(window: Window, axis: int, count: int = 0) -> list[slice]:
-    """Return the slice of the padded input that each tap along one axis sees, of the first `count` windows if given."""
-    span, step = ((count or window.output[axis]) - 1) * window.stride[axis] + 1, window.dilation[axis]
+def tap_slices(window: Window, axis: int, count: int) -> list[slice]:
+    """Return the slice of the padded input that each tap along one axis sees, of the first `count` windows."""
+    span, step = (count - 1) * window.stride[axis] + 1, window.dilation[axis]
     return [slice(i * step, i * step + span, window.stride[axis]) for i in range(window.kernel[axis])]
 
 
 def tap(padded: Array, window: Window, i: int, j: int) -> Array:
     """Return the view (C, OH, OW, N) of the padded input that window position (i, j) sees."""
-    return padded[:, tap_slices(window, 0)[i], tap_slices(window, 1)[j]]
+    rows, columns = window.taps_along
+    return padded[:, rows[i], columns[j]]
+
+
+def pixel_views(*arrays: Array) -> Sequence[Array]:
+    """Return views (...) of arrays (..., N) whose items are the N numbers of a pixel; where N is large, the arrays.
+
+    NumPy copies pixels that lie apart up to three times as fast as items than as runs of N numbers.
+    """
+    for a in arrays:
+        if type(a) is not np.ndarray or a.strides[-1] != a.itemsize or not 0 < a.shape[-1] <= LARGE_PIXEL:
+            return arrays
+    return [a.view(f"V{a.shape[-1] * a.itemsize}")[..., 0] for a in arrays]
 
 
 def cut(padded: Array, window: Window, dx: Array) -> None:
     """Copy the gradient of the real pixels out of that of the padded image; pixels that no window saw get zero."""
-    (top, height, _), (left, width, _) = extent(window, 0), extent(window, 1)
+    (top, height, _), (left, width, _) = window.extents
     if (height, width) != window.input:
         dx.fill(0)
     dx[:, :height, :width] = padded[:, top : top + height, left : left + width]

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..backend import Array, array_module, for_rows, workspace
 from . import fused
-from .geometry import ALL, Window, cut, pad, tap, tap_slices
+from .geometry import ALL, Window, cut, pad, pixel_views, tap
 
 # --- max --------------------------------------------------------------------------------------------------------
 
@@ -28,12 +28,13 @@ def max_pool2d_forward(x: Array, window: Window, out: Array | None = None) -> Ar
         return fused.max_pool2d_forward(x, window)
     y = xp.empty((x.shape[0], *window.output, x.shape[3]), x.dtype) if out is None else out
     padded = pad(x, window, -math.inf)
+    rows, columns = window.taps_along
 
     def work(channels: slice) -> None:  # rows first: their runs are longest
         block = padded[channels]
         maxima = workspace(xp, "column maxima", (block.shape[0], y.shape[1], *block.shape[2:]), x.dtype)
-        _maximum([block[:, rows] for rows in tap_slices(window, 0)], maxima)
-        _maximum([maxima[:, :, columns] for columns in tap_slices(window, 1)], y[channels])
+        _maximum([block[:, i] for i in rows], maxima)
+        _maximum([maxima[:, :, j] for j in columns], y[channels])
 
     for_rows(x, work)
     return y
@@ -55,7 +56,7 @@ def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
         return fused.max_pool2d_backward(dy, x, y, window)
     dx = xp.empty(x.shape, dy.dtype)
     padded = pad(x, window, -math.inf)
-    rows, columns = tap_slices(window, 0), tap_slices(window, 1)
+    rows, columns = window.taps_along
     apart = all(s >= k * d for s, k, d in zip(window.stride, window.kernel, window.dilation, strict=True))
     tiles = apart and window.stride == window.kernel
 
@@ -84,21 +85,28 @@ def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
 def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...]], apart: bool) -> None:
     """Route dy to the first tap of x that equals the maximum y: written to dx if taps lie apart, else added."""
     xp = array_module(dy)
-    equal = workspace(xp, "equal", dy.shape, np.bool_)
+    equal, seen = workspace(xp, "equal", dy.shape, np.bool_), workspace(xp, "seen", dy.shape, x.dtype)
     share, rest = (workspace(xp, name, dy.shape, dy.dtype) for name in ("share", "rest"))  # dense, unlike taps
-
-    def give(part: Array, target: Array) -> None:
-        if apart:
-            xp.copyto(target, part)
+    arrays = x, dx, seen, share, rest
+    x_pixels, dx_pixels, seen_pixels, share_pixels, rest_pixels = pixel_views(*arrays) if apart else arrays
+    if len(taps) == 1:
+        xp.copyto(rest, dy)
+    for where in taps:
+        if where is taps[-1]:
+            share, share_pixels = rest, rest_pixels
         else:
-            target += part
-
-    for where in taps[:-1]:
-        xp.equal(x[where], y, out=equal)
-        xp.multiply(dy, equal, out=share)
-        give(share, dx[where])
-        dy = xp.subtract(dy, share, out=rest)
-    give(dy, dx[taps[-1]])
+            tap = x[where]
+            if x_pixels is not x:
+                xp.copyto(seen_pixels, x_pixels[where])
+                tap = seen
+            xp.equal(tap, y, out=equal)
+            xp.multiply(dy, equal, out=share)
+            dy = xp.subtract(dy, share, out=rest)
+        if apart:
+            xp.copyto(dx_pixels[where], share_pixels)
+        else:
+            target = dx[where]
+            target += share
 
 
 # --- average ----------------------------------------------------------------------------------------------------

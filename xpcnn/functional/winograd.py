@@ -139,7 +139,7 @@ def _tiles(x: Array, window: Window, part: int) -> Iterator[tuple[slice, Array]]
     padded = pad(x, Window(window.input, (high, wide), (4, 4), (2, 2), (1, 1), window.pads), 0.0)
     c, h, w, n = padded.strides
     shape, strides = (4, 4, channels, high, wide, batch), (h, w, c, 2 * h, 2 * w, n)
-    view = np.lib.stride_tricks.as_strided(padded, shape, strides)
+    view = backend.strided(padded, shape, strides)
     square = B.astype(x.dtype)
     for first, last in spans(high, -(-16 * channels * high * wide * batch // part)):
         v = workspace(np, "winograd tiles", (16, channels, (last - first) * wide * batch), x.dtype)

@@ -497,12 +497,14 @@ class Layer:
         return Flat(self.parameters())
 
     def _all_parameters(self) -> Iterator[Parameter]:
-        """Yield every parameter, perhaps twice, without names: cheap enough to ask in every step."""
-        for value in vars(self).values():
-            if isinstance(value, Parameter):
-                yield value
-            elif isinstance(value, Layer):
-                yield from value._all_parameters()
+        """Yield every parameter, perhaps twice, in any order, without names: cheap enough to ask in every step."""
+        below: list[Layer] = [self]
+        for layer in below:
+            for value in vars(layer).values():
+                if isinstance(value, Parameter):
+                    yield value
+                elif isinstance(value, Layer):
+                    below.append(value)
 
     def __repr__(self) -> str:
         parts = []
