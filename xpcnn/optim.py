@@ -296,11 +296,10 @@ class SGD(Optimizer):
             (velocity,) = state
             velocity *= self.momentum
             velocity += g
-            direction = velocity
             if self.nesterov:
                 xp.multiply(velocity, self.momentum, out=scratch)
                 g += scratch
-                direction = g
+            direction = g if self.nesterov else velocity
         w -= xp.multiply(direction, terms.lr, out=g)
 
     def cuda(self) -> tuple[str, dict[str, float]]:

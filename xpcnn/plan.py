@@ -28,7 +28,7 @@ from . import backend
 from .backend import Array, for_chunks, spans
 from .functional import winograd
 from .functional.conv import CHUNK, CHUNK_COLUMNS, FEW_COLUMNS, PAGE
-from .functional.geometry import Pads, Window
+from .functional.geometry import Pads, Window, item_views
 from .functional.pool import max_pool2d_forward
 from .layers import (
     BatchNorm1d,
@@ -326,13 +326,15 @@ def _convolved(
         col = image.reshape(groups, channels, -1)[..., start : start + columns]
     if col is None or col.strides[1] % PAGE == 0:
         (c, h, w, n), (sh, sw), (dh, dw) = image.strides, window.stride, window.dilation
+        whole_rows = sw == 1 and w == count * n
+        sizes, steps = ((width * count,), (n,)) if whole_rows else ((width, count), (w * sw, n))
         seen = as_strided(
             image[:, first * sh :],
-            (groups, channels, *window.kernel, height, width, count),
-            (c * channels, c, h * dh, w * dw, h * sh, w * sw, n),
+            (groups, channels, *window.kernel, height, *sizes),
+            (c * channels, c, h * dh, w * dw, h * sh, *steps),
         )
         col = borrow("columns", (groups, depth, columns))
-        yield partial(np.copyto, col.reshape(seen.shape), seen)
+        yield partial(np.copyto, *item_views(col.reshape(seen.shape), seen))
     in_place = y.flags.c_contiguous
     product = y.reshape(groups, filters, -1) if in_place else borrow("product", (groups, filters, columns))
     yield _product(matrix, col, product)

@@ -162,9 +162,9 @@ def test_windows_may_see_nothing_but_padding(xp, height):
     np.testing.assert_array_equal(backend.to_numpy(dx), 0.0)
 
 
-def test_pixels_as_items():
+def test_items():
     image, target = normal(1, 2, 6, 8, 3, dtype="float32"), np.zeros((2, 3, 4, 3), "float32")
-    items, room = geometry.pixel_views(image[:, ::2, 1::2], target)
+    items, room = geometry.item_views(image[:, ::2, 1::2], target)
     assert items.shape == room.shape == (2, 3, 4)
     assert items.dtype.itemsize == 12
     room[...] = items
@@ -174,25 +174,48 @@ def test_pixels_as_items():
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((2, 2, geometry.LARGE_PIXEL + 1)),
         np.zeros((2, 2, 0)),
         np.zeros((2, 2, 6))[..., ::2],
         np.zeros((3, 2, 2)).transpose(1, 2, 0),
+        np.zeros((2, 2, geometry.LARGEST_ITEM + 1)),
     ],
-    ids=["large", "no images", "every other", "batch first"],
+    ids=["none", "every other", "batch first", "many"],
 )
-def test_pixels_that_stay_runs_of_numbers(image):
+def test_numbers_that_lie_apart_or_are_many_are_no_items(image):
     small = np.zeros((2, 2, 1))
-    assert all(a is b for a, b in zip(geometry.pixel_views(small, image), (small, image), strict=True))
+    assert all(a is b for a, b in zip(geometry.item_views(small, image), (small, image), strict=True))
+
+
+def test_the_largest_item():
+    assert geometry.item_views(np.zeros((2, geometry.LARGEST_ITEM)))[0].shape == (2,)
 
 
 @pytest.mark.cupy
-def test_pixels_on_a_gpu_stay_numbers():
+def test_a_gpu_has_no_items():
     import cupy
 
     image = cupy.zeros((2, 2, 3))
-    assert geometry.pixel_views(image)[0] is image
+    assert geometry.item_views(image)[0] is image
 
 
-def test_the_largest_pixel_that_is_an_item():
-    assert geometry.pixel_views(np.zeros((2, geometry.LARGE_PIXEL)))[0].shape == (2,)
+COPIED = {  # (from, to) of images (3, 4, 5, 2)
+    "whole rows": (np.s_[:2, 1:3], np.s_[1:, :2]),
+    "parts of rows": (np.s_[:, :, 1:4], np.s_[:, :, 2:]),
+    "pixels": (np.s_[:, :, ::2], np.s_[:, :, 1:4]),
+    "one pixel a row": (np.s_[:, :, 2:3], np.s_[:, :, :1]),
+    "one image": (np.s_[..., :1], np.s_[..., -1:]),
+    "an empty part": (np.s_[:, 4:], np.s_[:, :0]),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), COPIED.values(), ids=COPIED)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("layout", ["C", "batch first"])
+def test_copies_go_where_they_should(xp, source, target, batch, layout):
+    x = normal(1, 3, 4, 5, batch)
+    x_in = xp.asarray(x) if layout == "C" else xp.asarray(np.moveaxis(x, -1, 0).copy()).transpose(1, 2, 3, 0)
+    expected = np.zeros_like(x)
+    expected[target] = x[source]
+    out = xp.zeros_like(x_in)
+    geometry.copy(out[target], x_in[source])
+    np.testing.assert_array_equal(backend.to_numpy(out), expected)

@@ -13,7 +13,7 @@ from tolerances import assert_close
 
 from xpcnn import backend
 from xpcnn.errors import ShapeError
-from xpcnn.functional import geometry, pool
+from xpcnn.functional import pool
 from xpcnn.functional.geometry import Window, make_window
 
 WINDOWS = {
@@ -123,11 +123,11 @@ def test_max_passes_nan_on(xp):
 
 @dilated_windows
 def test_max_of_large_pixels(case, monkeypatch):
-    """Pixels of many numbers are copied as runs, others as items."""
+    """Pixels of many numbers are compared where they lie, others are copied together first."""
     x = distinct(5, 4, 2, *case.size)
-    monkeypatch.setattr(geometry, "LARGE_PIXEL", 3)
+    monkeypatch.setattr(pool, "SMALL_PIXEL", 3)
     check_max(np, case, x)
-    monkeypatch.setattr(geometry, "LARGE_PIXEL", 4)
+    monkeypatch.setattr(pool, "SMALL_PIXEL", 4)
     check_max(np, case, x)
 
 

@@ -28,7 +28,7 @@ from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
 from . import fused, winograd
-from .geometry import ALL, Padding, Pair, Window, as_padding, cut, make_window, pad, pair, pixel_views, tap_slices
+from .geometry import ALL, Padding, Pair, Window, as_padding, cut, item_views, make_window, pad, pair, tap_slices
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
@@ -185,10 +185,12 @@ class Columns:
         padded = pad(x, window, 0.0)
         (kh, kw), (oh, ow), (sh, sw), (dh, dw) = window.kernel, window.output, window.stride, window.dilation
         c, h, w, n = padded.strides
+        self.whole_rows = sw == 1 and w == self.batch * n
+        sizes, steps = ((ow * self.batch,), (n,)) if self.whole_rows else ((ow, self.batch), (w * sw, n))
         view = backend.strided(
             padded,
-            (groups, x.shape[0] // groups, kh, kw, oh, ow, self.batch),
-            (c * (x.shape[0] // groups), c, h * dh, w * dw, h * sh, w * sw, n),
+            (groups, x.shape[0] // groups, kh, kw, oh, *sizes),
+            (c * (x.shape[0] // groups), c, h * dh, w * dw, h * sh, *steps),
         )
         self.view = view[:, :, ::-1, ::-1] if mirrored else view
 
@@ -228,11 +230,11 @@ class Columns:
         if self.fused:
             return fused.im2col(self.fused[0], self.window, self.range(pixels), self.groups, self.fused[1])
         h0, h1, w0, w1 = pixels
-        view = self.view[groups, channels, :, :, h0:h1, w0:w1]
+        columns = slice(w0 * self.batch, w1 * self.batch) if self.whole_rows else slice(w0, w1)
+        view = self.view[groups, channels, :, :, h0:h1, columns]
         shape = (view.shape[0], view.shape[1] * self.window.taps, (h1 - h0) * (w1 - w0) * self.batch)
         col = matrix_workspace(self.xp, "columns", shape, view.dtype)
-        target = col.reshape(view.shape)  # cutting axes of a view gives a view
-        self.xp.copyto(*(pixel_views(target, view) if self.window.stride[1] > 1 else (target, view)))
+        self.xp.copyto(*item_views(col.reshape(view.shape), view))  # cutting axes of a view gives a view
         return col
 
 

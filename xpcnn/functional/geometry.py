@@ -20,7 +20,7 @@ Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]  # top, bottom, left, right
 Padding: TypeAlias = "int | str | Pair | Pads"
 ALL = slice(None)
-LARGE_PIXEL = 64  # numbers up to which a pixel is better copied as one item
+LARGEST_ITEM = 256  # numbers; longer runs are copied as fast
 
 
 def pair(value: int | Pair | list[int], name: str, minimum: int) -> Pair:
@@ -156,6 +156,26 @@ def make_window(
     return Window(size, (output[0], output[1]), kernel, stride, dilation, pads)
 
 
+def item_views(*arrays: Array) -> Sequence[Array]:
+    """Return views (...) of arrays (..., n) whose items are n numbers each, or the arrays if that does not help.
+
+    NumPy copies items that lie apart up to five times as fast as runs of n numbers. CuPy has none.
+    """
+    for a in arrays:
+        if type(a) is not np.ndarray or a.strides[-1] != a.itemsize or not 0 < a.shape[-1] <= LARGEST_ITEM:
+            return arrays
+    return [a.view(f"V{a.shape[-1] * a.itemsize}")[..., 0] for a in arrays]
+
+
+def copy(target: Array, source: Array) -> None:
+    """target[...] = source (..., W, N), by items: whole rows, or pixels where these lie apart."""
+    xp = array_module(target, source)
+    if xp is np and target.strides[-2] == source.strides[-2] == target.shape[-1] * target.itemsize:
+        rows = (*target.shape[:-2], target.shape[-2] * target.shape[-1])
+        target, source = target.reshape(rows), source.reshape(rows)  # views: nothing lies between these two axes
+    xp.copyto(*item_views(target, source))
+
+
 def pad(x: Array, window: Window, value: float) -> Array:
     """Return x (C, H, W, N) surrounded by `value` as the windows need it; x itself (cut) where nothing is added.
 
@@ -180,7 +200,7 @@ def pad(x: Array, window: Window, value: float) -> Array:
         block[:, top + height :] = value
         block[:, top : top + height, :left] = value
         block[:, top : top + height, left + width :] = value
-        block[:, top : top + height, left : left + width] = x[first:last, :height, :width]
+        copy(block[:, top : top + height, left : left + width], x[first:last, :height, :width])
 
     for_chunks(len(blocks), padded.size, fill)
     return padded
@@ -198,20 +218,9 @@ def tap(padded: Array, window: Window, i: int, j: int) -> Array:
     return padded[:, rows[i], columns[j]]
 
 
-def pixel_views(*arrays: Array) -> Sequence[Array]:
-    """Return views (...) of arrays (..., N) whose items are the N numbers of a pixel; where N is large, the arrays.
-
-    NumPy copies pixels that lie apart up to three times as fast as items than as runs of N numbers.
-    """
-    for a in arrays:
-        if type(a) is not np.ndarray or a.strides[-1] != a.itemsize or not 0 < a.shape[-1] <= LARGE_PIXEL:
-            return arrays
-    return [a.view(f"V{a.shape[-1] * a.itemsize}")[..., 0] for a in arrays]
-
-
 def cut(padded: Array, window: Window, dx: Array) -> None:
     """Copy the gradient of the real pixels out of that of the padded image; pixels that no window saw get zero."""
     (top, height, _), (left, width, _) = window.extents
     if (height, width) != window.input:
         dx.fill(0)
-    dx[:, :height, :width] = padded[:, top : top + height, left : left + width]
+    copy(dx[:, :height, :width], padded[:, top : top + height, left : left + width])

@@ -16,7 +16,9 @@ import numpy as np
 
 from ..backend import Array, array_module, for_rows, workspace
 from . import fused
-from .geometry import ALL, Window, cut, pad, pixel_views, tap
+from .geometry import ALL, Window, cut, item_views, pad, tap
+
+SMALL_PIXEL = 64  # numbers up to which the pixels of a tap are better copied together than compared where they lie
 
 # --- max --------------------------------------------------------------------------------------------------------
 
@@ -87,8 +89,8 @@ def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...
     xp = array_module(dy)
     equal, seen = workspace(xp, "equal", dy.shape, np.bool_), workspace(xp, "seen", dy.shape, x.dtype)
     share, rest = (workspace(xp, name, dy.shape, dy.dtype) for name in ("share", "rest"))  # dense, unlike taps
-    arrays = x, dx, seen, share, rest
-    x_pixels, dx_pixels, seen_pixels, share_pixels, rest_pixels = pixel_views(*arrays) if apart else arrays
+    x_pixels, dx_pixels, seen_pixels, share_pixels, rest_pixels = item_views(x, dx, seen, share, rest)
+    small = apart and x.shape[-1] <= SMALL_PIXEL
     if len(taps) == 1:
         xp.copyto(rest, dy)
     for where in taps:
@@ -96,7 +98,7 @@ def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...
             share, share_pixels = rest, rest_pixels
         else:
             tap = x[where]
-            if x_pixels is not x:
+            if small:
                 xp.copyto(seen_pixels, x_pixels[where])
                 tap = seen
             xp.equal(tap, y, out=equal)

@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array, for_chunks, matmul, spans, workspace
-from .geometry import Window, pad
+from .geometry import Window, copy, pad
 
 FEWEST_CHANNELS = 128  # with fewer the transforms cost more than they save
 FEWEST_TILES = 256  # of all images, likewise
@@ -88,7 +88,7 @@ def convolve(
             if relu:
                 np.clip(four, 0.0, math.inf, out=four)
             for pixels, target in _pixels(four, y[channels], rows):
-                np.copyto(target, pixels)
+                copy(target, pixels)
 
         _over_elements(products.size, product)
         _over_channels(products[0], gather)
@@ -112,7 +112,7 @@ def weight_gradient(dy: Array, x: Array, window: Window) -> Array:
             if window.output[0] % 2 or window.output[1] % 2:
                 four.fill(0)
             for pixels, source in _pixels(four, dy[channels], rows):
-                np.copyto(pixels, source)
+                copy(pixels, source)
             matmul(spreads, four.reshape(4, -1), spread[:, channels].reshape(16, -1))
 
         def product(t: slice, spread: Array = spread, v: Array = v, first: bool = rows.start == 0) -> None:
@@ -147,7 +147,7 @@ def _tiles(x: Array, window: Window, part: int) -> Iterator[tuple[slice, Array]]
         def work(block: slice, v: Array = v, rows: slice = slice(first, last)) -> None:
             source = view[:, :, block, rows]
             tiles = workspace(np, "winograd columns", source.shape, x.dtype)
-            np.copyto(tiles, source)
+            copy(tiles, source)
             matmul(square, tiles.reshape(16, -1), v[:, block].reshape(16, -1))
 
         _over_channels(v[0], work)
