@@ -190,6 +190,10 @@ def test_the_largest_item():
     assert geometry.item_views(np.zeros((2, geometry.LARGEST_ITEM)))[0].shape == (2,)
 
 
+def test_the_smallest_item():
+    assert geometry.item_views(np.zeros((2, 1)))[0].shape == (2,)
+
+
 @pytest.mark.cupy
 def test_a_gpu_has_no_items():
     import cupy
@@ -219,3 +223,19 @@ def test_copies_go_where_they_should(xp, source, target, batch, layout):
     out = xp.zeros_like(x_in)
     geometry.copy(out[target], x_in[source])
     np.testing.assert_array_equal(backend.to_numpy(out), expected)
+
+
+def test_rows_are_copied_whole_where_they_are_whole(monkeypatch):
+    shapes, item_views = [], geometry.item_views
+
+    def spy(*arrays):
+        shapes.append([a.shape for a in arrays])
+        return item_views(*arrays)
+
+    monkeypatch.setattr(geometry, "item_views", spy)
+    x, y = np.zeros((3, 4, 5, 2)), np.ones((3, 4, 5, 2))
+    geometry.copy(x[:, 1:, 1:4], y[:, :3, 2:])
+    geometry.copy(x[:, :, ::2], y[:, :, 1:4])
+    geometry.copy(x[:, :, 1:4], y[:, :, ::2])
+    geometry.copy(x[..., 1:], y[..., :1])
+    assert shapes == [[(3, 3, 6)] * 2, [(3, 4, 3, 2)] * 2, [(3, 4, 3, 2)] * 2, [(3, 4, 5, 1)] * 2]
