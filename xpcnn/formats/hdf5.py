@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import signal
 import struct
 import sys
@@ -116,6 +117,7 @@ def main() -> None:
     content = sys.stdin.buffer.read()
     header: dict[str, Any]
     try:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # another thread might take its 36 MiB only after the limit is set
         import h5py  # noqa: F401 (before memory is limited)
 
         limit_memory(len(content) + 2 * limit + SPARE_MEMORY)
