@@ -22,13 +22,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from . import backend
 from .backend import Array, for_chunks, spans
 from .functional import winograd
 from .functional.conv import CHUNK, CHUNK_COLUMNS, FEW_COLUMNS, PAGE
-from .functional.geometry import Pads, Window, item_views
+from .functional.geometry import Pads, Window, item_views, window_view
 from .functional.pool import max_pool2d_forward
 from .layers import (
     BatchNorm1d,
@@ -325,14 +324,7 @@ def _convolved(
         start = first * width * count
         col = image.reshape(groups, channels, -1)[..., start : start + columns]
     if col is None or col.strides[1] % PAGE == 0:
-        (c, h, w, n), (sh, sw), (dh, dw) = image.strides, window.stride, window.dilation
-        whole_rows = sw == 1 and w == count * n
-        sizes, steps = ((width * count,), (n,)) if whole_rows else ((width, count), (w * sw, n))
-        seen = as_strided(
-            image[:, first * sh :],
-            (groups, channels, *window.kernel, height, *sizes),
-            (c * channels, c, h * dh, w * dw, h * sh, *steps),
-        )
+        seen = window_view(image[:, first * window.stride[0] :], window, groups, height)
         col = borrow("columns", (groups, depth, columns))
         yield partial(np.copyto, *item_views(col.reshape(seen.shape), seen))
     in_place = y.flags.c_contiguous

@@ -28,7 +28,7 @@ from .. import backend
 from ..backend import Array, array_module, for_chunks, for_rows, matrix_workspace, row_sum, spans, workspace
 from ..errors import ShapeError
 from . import fused, winograd
-from .geometry import ALL, Padding, Pair, Window, as_padding, cut, item_views, make_window, pad, pair, tap_slices
+from .geometry import ALL, Padding, Pair, Window, as_padding, cut, item_views, make_window, pad, pair, window_view
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
@@ -182,16 +182,7 @@ class Columns:
         self.fused = (x, mirrored) if fused.takes(x) else None
         if self.fused:
             return
-        padded = pad(x, window, 0.0)
-        (kh, kw), (oh, ow), (sh, sw), (dh, dw) = window.kernel, window.output, window.stride, window.dilation
-        c, h, w, n = padded.strides
-        self.whole_rows = sw == 1 and w == self.batch * n
-        sizes, steps = ((ow * self.batch,), (n,)) if self.whole_rows else ((ow, self.batch), (w * sw, n))
-        view = backend.strided(
-            padded,
-            (groups, x.shape[0] // groups, kh, kw, oh, *sizes),
-            (c * (x.shape[0] // groups), c, h * dh, w * dw, h * sh, *steps),
-        )
+        view = window_view(pad(x, window, 0.0), window, groups, window.output[0])
         self.view = view[:, :, ::-1, ::-1] if mirrored else view
 
     def chunks(self, xp: ModuleType, work: int) -> list[Pixels]:
@@ -230,8 +221,8 @@ class Columns:
         if self.fused:
             return fused.im2col(self.fused[0], self.window, self.range(pixels), self.groups, self.fused[1])
         h0, h1, w0, w1 = pixels
-        columns = slice(w0 * self.batch, w1 * self.batch) if self.whole_rows else slice(w0, w1)
-        view = self.view[groups, channels, :, :, h0:h1, columns]
+        width = self.batch if self.view.ndim == 6 else 1  # of a pixel along rows
+        view = self.view[groups, channels, :, :, h0:h1, w0 * width : w1 * width]
         shape = (view.shape[0], view.shape[1] * self.window.taps, (h1 - h0) * (w1 - w0) * self.batch)
         col = matrix_workspace(self.xp, "columns", shape, view.dtype)
         self.xp.copyto(*item_views(col.reshape(view.shape), view))  # cutting axes of a view gives a view
@@ -430,7 +421,7 @@ def _add_taps(parts: Array, window: Window, image: Array) -> None:
     """
     xp = array_module(parts, image)
     channels, kh, kw, height, width, batch = parts.shape
-    down, across = tap_slices(window, 0, height), window.taps_along[1]
+    down, across = window.tap_slices(0, height), window.taps_along[1]
     if kh == 1 or width * batch >= LONG_ROW:
         for i, j in itertools.product(range(kh), range(kw)):
             target = image[:, down[i], across[j]]

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..backend import Array, array_module, for_chunks, spans, workspace
+from ..backend import Array, array_module, for_chunks, spans, strided, workspace
 from ..errors import ArgumentError, ShapeError
 
 Pair = tuple[int, int]
@@ -94,7 +94,12 @@ class Window:
     @cached_property
     def taps_along(self) -> tuple[list[slice], list[slice]]:
         """For each axis the slice of the padded input that each tap sees."""
-        return tap_slices(self, 0, self.output[0]), tap_slices(self, 1, self.output[1])
+        return self.tap_slices(0, self.output[0]), self.tap_slices(1, self.output[1])
+
+    def tap_slices(self, axis: int, count: int) -> list[slice]:
+        """Return the slice of the padded input that each tap along one axis sees, of the first `count` windows."""
+        span, step = (count - 1) * self.stride[axis] + 1, self.dilation[axis]
+        return [slice(i * step, i * step + span, self.stride[axis]) for i in range(self.kernel[axis])]
 
     @cached_property
     def mirrored(self) -> Window | None:
@@ -206,10 +211,16 @@ def pad(x: Array, window: Window, value: float) -> Array:
     return padded
 
 
-def tap_slices(window: Window, axis: int, count: int) -> list[slice]:
-    """Return the slice of the padded input that each tap along one axis sees, of the first `count` windows."""
-    span, step = (count - 1) * window.stride[axis] + 1, window.dilation[axis]
-    return [slice(i * step, i * step + span, window.stride[axis]) for i in range(window.kernel[axis])]
+def window_view(padded: Array, window: Window, groups: int, height: int) -> Array:
+    """Return what `height` rows of windows see, a view (G, C/G, KH, KW, height, OW, N) of the padded input.
+
+    The last two axes are one, OW*N, where rows are contiguous.
+    """
+    (kh, kw), (sh, sw), (dh, dw), width = window.kernel, window.stride, window.dilation, window.output[1]
+    channels, batch, (c, h, w, n) = len(padded) // groups, padded.shape[3], padded.strides
+    sizes, steps = ((width * batch,), (n,)) if sw == 1 and w == batch * n else ((width, batch), (w * sw, n))
+    shape = (groups, channels, kh, kw, height, *sizes)
+    return strided(padded, shape, (c * channels, c, h * dh, w * dw, h * sh, *steps))
 
 
 def tap(padded: Array, window: Window, i: int, j: int) -> Array:

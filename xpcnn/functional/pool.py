@@ -87,10 +87,11 @@ def max_pool2d_backward(dy: Array, x: Array, y: Array, window: Window) -> Array:
 def _route(dy: Array, y: Array, x: Array, dx: Array, taps: list[tuple[slice, ...]], apart: bool) -> None:
     """Route dy to the first tap of x that equals the maximum y: written to dx if taps lie apart, else added."""
     xp = array_module(dy)
-    equal, seen = workspace(xp, "equal", dy.shape, np.bool_), workspace(xp, "seen", dy.shape, x.dtype)
+    small = apart and x.shape[-1] <= SMALL_PIXEL
+    equal = workspace(xp, "equal", dy.shape, np.bool_)
+    seen = workspace(xp, "seen", dy.shape, x.dtype) if small else x
     share, rest = (workspace(xp, name, dy.shape, dy.dtype) for name in ("share", "rest"))  # dense, unlike taps
     x_pixels, dx_pixels, seen_pixels, share_pixels, rest_pixels = item_views(x, dx, seen, share, rest)
-    small = apart and x.shape[-1] <= SMALL_PIXEL
     if len(taps) == 1:
         xp.copyto(rest, dy)
     for where in taps:
