@@ -112,18 +112,23 @@ def test_equals_naive_loops(xp, case, dtype):
     check(case, xp, dtype)
 
 
+def go(monkeypatch, gather: bool) -> None:
+    """Gather or scatter, whichever the sizes would choose, forward (where it can scatter) and backward."""
+    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    monkeypatch.setattr(conv, "_prefers_scatter", lambda x, w, window: not gather and window.mirrored is not None)
+
+
 @by_name
 def test_gather_and_scatter_agree_with_loops(xp, case, monkeypatch):
-    """Both ways of the backward pass, whichever the sizes would choose."""
     for gather in (True, False):
-        monkeypatch.setattr(conv, "_prefers_gather", lambda *_, way=gather: way)
+        go(monkeypatch, gather)
         check(case, xp)
 
 
 @by_name
 @pytest.mark.parametrize("long_row", [1, 10**9])
 def test_taps_added_by_whole_rows_or_one_by_one(case, long_row, monkeypatch):
-    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: False)
+    go(monkeypatch, gather=False)
     monkeypatch.setattr(conv, "LONG_ROW", long_row)
     check(case, np)
 
@@ -136,7 +141,7 @@ def test_many_chunks(xp, case, columns, gather, monkeypatch):
     monkeypatch.setattr(conv, "CHUNK", 64)
     monkeypatch.setattr(conv, "CHUNK_COLUMNS", (columns, columns))
     monkeypatch.setattr(conv, "CHUNK_GPU", columns * 4)
-    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    go(monkeypatch, gather)
     monkeypatch.setattr(backend, "INLINE_WORK", 0)
     monkeypatch.setattr(backend, "_count", 3)
     check(case, xp)
@@ -320,6 +325,34 @@ def test_which_way_back(xp, filters, channels, kernel, size, padding, gathers, m
     assert ways == ["gather" if gathers or xp is not np else "scatter"]
 
 
+FORWARD = {  # filters, channels, kernel, padding, images of 32x32, dtype -> whether products come before shifts
+    "few filters": (12, 48, 3, 1, 1, "float32", True),
+    "more filters": (13, 48, 3, 1, 1, "float32", False),
+    "float64": (12, 48, 3, 1, 1, "float64", True),
+    "float16": (12, 48, 3, 1, 1, "float16", False),
+    "no padding, few pixels": (4, 64, 3, 0, 1, "float32", False),
+    "no padding": (4, 64, 3, 0, 2, "float32", True),
+    "no padding, few windows": (12, 48, 5, 0, 2, "float32", False),
+    "padding beyond the kernel": (4, 64, 3, 3, 1, "float32", False),
+    "1x1": (4, 64, 1, 0, 1, "float32", False),
+}
+
+
+@pytest.mark.parametrize(("o", "c", "kernel", "padding", "n", "dtype", "scatters"), FORWARD.values(), ids=FORWARD)
+def test_which_way_forward(xp, o, c, kernel, padding, n, dtype, scatters, monkeypatch):
+    ways = []
+    monkeypatch.setattr(conv, "_forward_by_scatter", lambda *_: ways.append("scatter"))
+    x, weight = xp.ones((c, 32, 32, n), dtype), xp.ones((o, c, kernel, kernel), dtype)
+    conv.conv2d_forward(x, weight, None, make_window((32, 32), (kernel, kernel), (1, 1), padding))
+    assert ways == ["scatter"] * scatters
+
+
+def test_groups_go_forward_by_columns(monkeypatch):
+    monkeypatch.setattr(conv, "_forward_by_scatter", None)
+    window = make_window((32, 32), (3, 3), (1, 1), 1)
+    assert conv.conv2d_forward(np.ones((16, 32, 32, 1)), np.ones((2, 8, 3, 3)), None, window, 2).shape == (2, 32, 32, 1)
+
+
 @given(case=convolutions_NCHW_OCKHKW(), layout=layouts, seed=seeds)
 def test_any_convolution_equals_naive_loops(xp, case, layout, seed):
     check(case, xp, layout=layout, seed=seed)
@@ -348,7 +381,9 @@ def test_gradients_are_those_of_differences(name):
 
 @pytest.mark.parametrize("name", ["odd kernel", "stride 2", "1x1", "two groups", "batch 1"])
 @pytest.mark.parametrize("biased", [True, False])
-def test_relu_in_it_is_the_same_as_behind_it(xp, name, biased):
+@pytest.mark.parametrize("gather", [True, False])
+def test_relu_in_it_is_the_same_as_behind_it(xp, name, biased, gather, monkeypatch):
+    go(monkeypatch, gather)
     case = CASES[name]
     x, weight, bias, _ = arrays(case)
     x, weight, bias = xp.asarray(batch_last(x)), xp.asarray(weight), xp.asarray(bias) if biased else None
@@ -404,7 +439,7 @@ def test_cutting_work_into_parts_makes_no_more_of_it(case, gather, monkeypatch):
     for name in counts:
         monkeypatch.setattr(conv, name, partial(count, name, getattr(conv, name)))
     monkeypatch.setattr(conv, "CHUNK", 1 << 16)
-    monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
+    go(monkeypatch, gather)
     monkeypatch.setattr(backend, "_lanes", 3)
     x, weight, _, dy = arrays(case)
     window, macs = window_of(case.window), dy.size * weight[0].size

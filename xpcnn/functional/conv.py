@@ -32,6 +32,8 @@ from .geometry import ALL, Padding, Pair, Window, as_padding, cut, item_views, m
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
+FEW_FILTERS = 4  # channels per filter from which the forward pass scatters, measured as `_prefers_gather` is
+MANY_PIXELS = 1024  # and pixels, below which it is slower
 FEW_COLUMNS = 128  # columns up to which threads share the filters instead
 CHUNK_GPU = 1 << 28  # elements of col per chunk on a GPU: 1 GB in float32
 LONG_ROW = 1024  # elements from which adding shifted rows costs no more than adding whole ones
@@ -95,6 +97,8 @@ def conv2d_forward(
     xp = array_module(x=x, weight=weight, bias=bias)
     if winograd.takes(x, weight, window, groups):
         return winograd.convolve(x, winograd.transform(weight), window, bias, relu)
+    if groups == 1 and _prefers_scatter(x, weight, window):
+        return _forward_by_scatter(x, weight, bias, window, relu)
     filters, batch = weight.shape[0], x.shape[3]
     y = xp.empty((filters, *window.output, batch), x.dtype)
     products = y.reshape(groups, filters // groups, -1)
@@ -106,15 +110,7 @@ def conv2d_forward(
         out = products[:, rows, where]
         result = _dense(out)
         _matmul(matrix[:, rows], col, result)
-        if shift is not None and relu and fused.takes(result):
-            fused.bias_relu(result, shift[:, rows], out)
-            return
-        if shift is not None:
-            result = xp.add(result, shift[:, rows], out=result if relu else out)
-        if relu:
-            xp.clip(result, 0.0, math.inf, out=out)
-        elif result is not out:
-            xp.copyto(out, result)
+        _finish(result, None if shift is None else shift[:, rows], relu, out)
 
     work = columns.size * max(1, filters // 16)
     if xp is np and groups == 1 and products.shape[2] <= FEW_COLUMNS:  # too few to share: share the filters instead
@@ -125,6 +121,46 @@ def conv2d_forward(
         chunks = columns.chunks(xp, work)
         for_chunks(len(chunks), work, lambda i: product(columns.chunk(chunks[i]), ALL, columns.range(chunks[i])))
     return y
+
+
+def _prefers_scatter(x: Array, weight: Array, window: Window) -> bool:
+    """Whether the filters are so few that O*KH*KW rows of products are cheaper than C*KH*KW rows of columns.
+
+    float16 goes by columns, since each row of products would be rounded.
+    """
+    filters, channels = weight.shape[:2]
+    inside, outside = math.prod(window.input), math.prod(window.output)
+    few = window.taps > 1 and FEW_FILTERS * filters * inside <= channels * outside
+    return few and window.mirrored is not None and outside * x.shape[3] >= MANY_PIXELS and x.dtype.itemsize > 2
+
+
+def _forward_by_scatter(x: Array, weight: Array, bias: Array | None, window: Window, relu: bool) -> Array:
+    """Stride 1: y is what dx would be for a convolution with mirrored kernels and dy = x."""
+    assert window.mirrored is not None
+    y = _input_gradient(x, weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], window.mirrored, 1)
+    if bias is not None or relu:
+        flat, shift = y.reshape(len(y), -1), None if bias is None else bias[:, None]
+
+        def finish(rows: slice) -> None:
+            part = flat[rows]
+            _finish(part, None if shift is None else shift[rows], relu, part)
+
+        for_rows(flat, finish, 2)
+    return y
+
+
+def _finish(result: Array, shift: Array | None, relu: bool, out: Array) -> None:
+    """out = result + shift, then ReLU if asked for; result may be overwritten."""
+    if shift is not None and relu and fused.takes(result):
+        fused.bias_relu(result, shift, out)
+        return
+    xp = array_module(result)
+    if shift is not None:
+        result = xp.add(result, shift, out=result if relu else out)
+    if relu:
+        xp.clip(result, 0.0, math.inf, out=out)
+    elif result is not out:
+        xp.copyto(out, result)
 
 
 def conv2d_backward(

@@ -131,11 +131,12 @@ def batch_norm_inference(
     y = xp.empty(rows.shape, x.dtype)
 
     def work(c: slice) -> None:
-        wide = rows[c] * scale[c, None]
+        wide = xp.multiply(rows[c], scale[c, None], out=y[c] if y.dtype == scale.dtype else None)
         wide += shift[c, None]
         if relu:
             xp.clip(wide, 0.0, math.inf, out=wide)
-        y[c] = wide
+        if y.dtype != scale.dtype:
+            y[c] = wide
 
     for_rows(rows, work, passes=4)
     return y.reshape(x.shape)

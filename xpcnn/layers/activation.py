@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
@@ -28,39 +29,32 @@ __all__ = [
 class _Activation(Layer):
     """Shape: any -> the same. `keeps_output` says which array backward reads."""
 
+    functions: tuple[Callable[..., Array], Callable[..., Array]]  # the pair, forward and backward
+    arguments: tuple[str, ...] = ()  # attributes that both take after their arrays
     keeps_output = False
 
     def forward(self, x: Array, train: Train) -> tuple[Array, Any]:
-        y = self._forward(x)
+        y = self.functions[0](x, *(getattr(self, name) for name in self.arguments))
         return y, (y if self.keeps_output else x) if train else None
 
     def backward(self, dy: Array, ctx: Any, need_dx: bool = True) -> Array | None:
-        return self._backward(dy, ctx) if need_dx else None
-
-    def _forward(self, x: Array) -> Array:
-        raise TypeError(f"{type(self).__name__} does not define _forward")
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        raise TypeError(f"{type(self).__name__} does not define _backward")
+        return self.functions[1](dy, ctx, *(getattr(self, name) for name in self.arguments)) if need_dx else None
 
 
 @register
 class ReLU(_Activation):
     """max(x, 0)."""
 
+    functions = F.relu_forward, F.relu_backward
     keeps_output = True
-
-    def _forward(self, x: Array) -> Array:
-        return F.relu_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.relu_backward(dy, kept)
 
 
 @register
 class Clip(_Activation):
     """x between low and high, and the nearer of the two outside. `Clip(0.0, 6.0)` is known as ReLU6."""
 
+    functions = F.clip_forward, F.clip_backward
+    arguments = "low", "high"
     keeps_output = True
 
     def __init__(self, low: float, high: float) -> None:
@@ -69,108 +63,81 @@ class Clip(_Activation):
         self.low = low
         self.high = high
 
-    def _forward(self, x: Array) -> Array:
-        return F.clip_forward(x, self.low, self.high)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.clip_backward(dy, kept, self.low, self.high)
-
 
 @register
 class LeakyReLU(_Activation):
     """x where x > 0, else negative_slope * x."""
 
+    functions = F.leaky_relu_forward, F.leaky_relu_backward
+    arguments = ("negative_slope",)
+
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = negative_slope
-
-    def _forward(self, x: Array) -> Array:
-        return F.leaky_relu_forward(x, self.negative_slope)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.leaky_relu_backward(dy, kept, self.negative_slope)
 
 
 @register
 class ELU(_Activation):
     """x where x > 0, else alpha * (exp(x) - 1)."""
 
+    functions = F.elu_forward, F.elu_backward
+    arguments = ("alpha",)
+
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
-
-    def _forward(self, x: Array) -> Array:
-        return F.elu_forward(x, self.alpha)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.elu_backward(dy, kept, self.alpha)
 
 
 @register
 class SELU(_Activation):
     """ELU with the alpha and scale that keep mean 0 and variance 1 through layers."""
 
-    def _forward(self, x: Array) -> Array:
-        return F.elu_forward(x, F.SELU_ALPHA, F.SELU_SCALE)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.elu_backward(dy, kept, F.SELU_ALPHA, F.SELU_SCALE)
+    functions = F.elu_forward, F.elu_backward
+    arguments = "alpha", "scale"
+    alpha, scale = F.SELU_ALPHA, F.SELU_SCALE
 
 
 @register
 class GELU(_Activation):
     """x times the normal distribution function of x; `approximate` is "none" or "tanh"."""
 
+    functions = F.gelu_forward, F.gelu_backward
+
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
             raise ArgumentError(f'approximate of GELU must be "none" or "tanh"; received {approximate!r}.')
         self.approximate = approximate
-
-    def _forward(self, x: Array) -> Array:
-        return F.gelu_forward(x) if self.approximate == "none" else F.gelu_tanh_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.gelu_backward(dy, kept) if self.approximate == "none" else F.gelu_tanh_backward(dy, kept)
+        if approximate == "tanh":
+            self.functions = F.gelu_tanh_forward, F.gelu_tanh_backward
 
 
 @register
 class SiLU(_Activation):
     """x * sigmoid(x), also called swish."""
 
-    def _forward(self, x: Array) -> Array:
-        return F.silu_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.silu_backward(dy, kept)
+    functions = F.silu_forward, F.silu_backward
 
 
 @register
 class Sigmoid(_Activation):
     """1 / (1 + exp(-x))."""
 
+    functions = F.sigmoid_forward, F.sigmoid_backward
     keeps_output = True
-
-    def _forward(self, x: Array) -> Array:
-        return F.sigmoid_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.sigmoid_backward(dy, kept)
 
 
 @register
 class Tanh(_Activation):
     """tanh(x)."""
 
+    functions = F.tanh_forward, F.tanh_backward
     keeps_output = True
-
-    def _forward(self, x: Array) -> Array:
-        return F.tanh_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.tanh_backward(dy, kept)
 
 
 @register
 class Softplus(_Activation):
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
+
+    functions = F.softplus_forward, F.softplus_backward
+    arguments = "beta", "threshold"
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         if beta <= 0:
@@ -178,35 +145,19 @@ class Softplus(_Activation):
         self.beta = beta
         self.threshold = threshold
 
-    def _forward(self, x: Array) -> Array:
-        return F.softplus_forward(x, self.beta, self.threshold)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.softplus_backward(dy, kept, self.beta, self.threshold)
-
 
 @register
 class Softmax(_Activation):
     """exp(x) over its sum along the first axis: classes of (K, N), channels of (C, H, W, N)."""
 
+    functions = F.softmax_forward, F.softmax_backward
     keeps_output = True
     gives_probabilities = True
-
-    def _forward(self, x: Array) -> Array:
-        return F.softmax_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.softmax_backward(dy, kept)
 
 
 @register
 class LogSoftmax(_Activation):
     """The logarithm of Softmax, computed without overflow."""
 
+    functions = F.log_softmax_forward, F.log_softmax_backward
     keeps_output = True
-
-    def _forward(self, x: Array) -> Array:
-        return F.log_softmax_forward(x)
-
-    def _backward(self, dy: Array, kept: Array) -> Array:
-        return F.log_softmax_backward(dy, kept)
