@@ -201,20 +201,21 @@ def chunked(case: ConvCase, xp=np) -> conv.Columns:
 @pytest.mark.parametrize("case", [*LARGE.values(), *CASES.values()], ids=[*LARGE, *CASES])
 @pytest.mark.parametrize("chunk", [conv.CHUNK, 10_000, 100])
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_chunks_are_all_columns_once_and_fit_the_cache(xp, case, chunk, lanes, monkeypatch):
+@pytest.mark.parametrize("most", [0, 2000])
+def test_chunks_are_all_columns_once_and_fit_the_cache(xp, case, chunk, lanes, most, monkeypatch):
     fewest = 8
     monkeypatch.setattr(backend, "_count", lanes)
     monkeypatch.setattr(conv, "CHUNK", chunk)
     monkeypatch.setattr(conv, "CHUNK_GPU", chunk)
     monkeypatch.setattr(conv, "CHUNK_COLUMNS", (fewest, 1000))
     columns = chunked(case, xp)
-    chunks = columns.chunks(xp, columns.size)
+    chunks = columns.chunks(xp, columns.size, most)
     ranges = [columns.range(pixels) for pixels in chunks]
     (height, width), rows = columns.window.output, columns.rows * columns.groups
     assert [r.start for r in ranges] == [0, *(r.stop for r in ranges[:-1])]
     assert ranges[-1].stop == height * width * columns.batch
     assert all(h1 - h0 == 1 or (w0, w1) == (0, width) for h0, h1, w0, w1 in chunks)
-    wanted = max(min(chunk // rows, 1000), fewest) if xp is np else chunk / rows
+    wanted = max(min(chunk // rows, most or 1000), fewest) if xp is np else chunk / rows
     # cut at whole pixels, and at whole rows of pixels where a chunk has several
     assert all(
         r.stop - r.start < wanted + (width if h1 - h0 > 1 else 1) * columns.batch

@@ -32,6 +32,7 @@ from .geometry import ALL, Padding, Pair, Window, as_padding, cut, item_views, m
 
 CHUNK = 1 << 20  # elements of col per chunk on the CPU: 4 MB in float32 stay in the cache with what is made of them
 CHUNK_COLUMNS = (1024, 16_384)  # fewest and most columns in a chunk
+SUMMED_WORK = 1 << 23  # multiplications below which a chunk of products that are summed may have more columns
 FEW_FILTERS = 4  # channels per filter from which the forward pass scatters, measured as `_prefers_gather` is
 MANY_PIXELS = 1024  # and pixels, below which it is slower
 FEW_COLUMNS = 128  # columns up to which threads share the filters instead
@@ -221,12 +222,15 @@ class Columns:
         view = window_view(pad(x, window, 0.0), window, groups, window.output[0])
         self.view = view[:, :, ::-1, ::-1] if mirrored else view
 
-    def chunks(self, xp: ModuleType, work: int) -> list[Pixels]:
-        """Cut the output pixels so that each chunk is one range of columns and large work is shared equally."""
+    def chunks(self, xp: ModuleType, work: int, most: int = 0) -> list[Pixels]:
+        """Cut the output pixels so that each chunk is one range of columns and large work is shared equally.
+
+        `most` says how many columns a chunk may have, if these are more than usual.
+        """
         (height, width), rows = self.window.output, self.rows * self.groups
         total = height * width * self.batch
         if xp is np:
-            length = min(max(CHUNK // rows, CHUNK_COLUMNS[0]), CHUNK_COLUMNS[1])
+            length = min(max(CHUNK // rows, CHUNK_COLUMNS[0]), max(CHUNK_COLUMNS[1], most))
             count = -(-total // length)
             if work >= backend.INLINE_WORK:
                 count = -(-count // backend.lanes()) * backend.lanes()
@@ -314,7 +318,7 @@ def _sum_over_lanes(
     Each lane owns a fixed run of chunks and an accumulator; lanes are added in order. So the rounding does not depend
     on which thread was faster.
     """
-    chunks = columns.chunks(xp, columns.size)
+    chunks = columns.chunks(xp, columns.size, SUMMED_WORK // (shape[1] * shape[2]))
     lanes = spans(len(chunks), backend.lanes() if xp is np and columns.size >= backend.INLINE_WORK else 1)
     total = xp.empty(shape, dtype)
     others = workspace(xp, "lanes", (len(lanes) - 1, *shape), dtype)
