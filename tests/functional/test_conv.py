@@ -147,6 +147,26 @@ def test_many_chunks(xp, case, columns, gather, monkeypatch):
     check(case, xp)
 
 
+@pytest.mark.parametrize("name", ["odd kernel", "stride 2", "1x1", "two groups", "many channels"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_no_bias_is_a_bias_of_zeros(xp, name, relu, monkeypatch):
+    """In several chunks, whose products are made in scratch memory."""
+    monkeypatch.setattr(conv, "CHUNK", 64)
+    monkeypatch.setattr(conv, "CHUNK_COLUMNS", (7, 7))
+    monkeypatch.setattr(conv, "FEW_COLUMNS", 0)
+    case = CASES[name]
+    x, weight, bias, _ = arrays(case)
+    args = xp.asarray(batch_last(x)), xp.asarray(weight)
+    for gather in (True, False):
+        go(monkeypatch, gather)
+        ys = [
+            backend.to_numpy(conv.conv2d_forward(*args, zero, window_of(case.window), case.groups, relu))
+            for zero in (None, xp.asarray(0.0 * bias))
+        ]
+        np.testing.assert_array_equal(*ys)
+        assert ys[0].any()
+
+
 LARGE = {
     "few filters": case(8, 24, 4, (40, 40), (3, 3), padding=1),
     "many filters": case(8, 4, 48, (40, 40), (3, 3), padding=1),
