@@ -115,7 +115,7 @@ def test_equals_naive_loops(xp, case, dtype):
 def go(monkeypatch, gather: bool) -> None:
     """Gather or scatter, whichever the sizes would choose, forward (where it can scatter) and backward."""
     monkeypatch.setattr(conv, "_prefers_gather", lambda *_: gather)
-    monkeypatch.setattr(conv, "_prefers_scatter", lambda x, w, window: not gather and window.mirrored is not None)
+    monkeypatch.setattr(conv, "_prefers_scatter", lambda *_: not gather)
 
 
 @by_name

@@ -98,8 +98,9 @@ def conv2d_forward(
     xp = array_module(x=x, weight=weight, bias=bias)
     if winograd.takes(x, weight, window, groups):
         return winograd.convolve(x, winograd.transform(weight), window, bias, relu)
-    if groups == 1 and _prefers_scatter(x, weight, window):
-        return _forward_by_scatter(x, weight, bias, window, relu)
+    mirrored = window.mirrored
+    if mirrored is not None and groups == 1 and _prefers_scatter(x, weight, window):
+        return _forward_by_scatter(x, weight, bias, mirrored, relu)
     filters, batch = weight.shape[0], x.shape[3]
     y = xp.empty((filters, *window.output, batch), x.dtype)
     products = y.reshape(groups, filters // groups, -1)
@@ -132,13 +133,12 @@ def _prefers_scatter(x: Array, weight: Array, window: Window) -> bool:
     filters, channels = weight.shape[:2]
     inside, outside = math.prod(window.input), math.prod(window.output)
     few = window.taps > 1 and FEW_FILTERS * filters * inside <= channels * outside
-    return few and window.mirrored is not None and outside * x.shape[3] >= MANY_PIXELS and x.dtype.itemsize > 2
+    return few and outside * x.shape[3] >= MANY_PIXELS and x.dtype.itemsize > 2
 
 
-def _forward_by_scatter(x: Array, weight: Array, bias: Array | None, window: Window, relu: bool) -> Array:
+def _forward_by_scatter(x: Array, weight: Array, bias: Array | None, mirrored: Window, relu: bool) -> Array:
     """Stride 1: y is what dx would be for a convolution with mirrored kernels and dy = x."""
-    assert window.mirrored is not None
-    y = _input_gradient(x, weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], window.mirrored, 1)
+    y = _input_gradient(x, weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], mirrored, 1)
     if bias is not None or relu:
         flat, shift = y.reshape(len(y), -1), None if bias is None else bias[:, None]
 
